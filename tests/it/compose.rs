@@ -3,6 +3,8 @@
 //! It cannot be run in a test, so it is parsed: versions, ports, environment and users are
 //! compared with the constants of the binary.
 
+mod watching;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -20,8 +22,8 @@ use serde_json::Value;
 
 /// The text after a name in `${…}` when the variable must be set.
 const MUST: &str = ":?make .env with onsale secrets";
-/// The health address of a service without a port of its own.
-const HEALTH_ADDR: &str = "127.0.0.1:8081";
+/// Where every service serves its health and its metrics, for the other containers.
+const HEALTH_ADDR: &str = "0.0.0.0:8081";
 /// The jobs that run once, before the services.
 const JOBS: [&str; 2] = ["migrate", "topology"];
 /// The only folder in a container that services can write files to.
@@ -34,7 +36,9 @@ const OF_OTHERS: [&str; 4] = [
     "ONSALE_EXPORT_TOKEN",
 ];
 /// The servers.
-const SERVERS: [&str; 4] = ["nats", "postgres", "valkey", "jaeger"];
+const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
+/// What watches the rest.
+const WATCHERS: [&str; 3] = ["jaeger", "prometheus", "grafana"];
 
 type Vars = BTreeMap<String, String>;
 
@@ -86,7 +90,8 @@ fn interpolated(text: &str) -> Vec<(&str, &str)> {
 
 #[test]
 fn there_is_one_container_for_each_service_and_each_server() {
-    let wanted: BTreeSet<_> = SERVICES.into_iter().chain(JOBS).chain(SERVERS).collect();
+    let wanted: BTreeSet<_> =
+        SERVICES.into_iter().chain(JOBS).chain(SERVERS).chain(WATCHERS).collect();
     assert_eq!(containers(), wanted);
     for service in SERVICES {
         assert_eq!(command(service), ["run", service]);
@@ -108,8 +113,6 @@ fn the_servers_are_the_pinned_ones() {
         let same = pinned == version || pinned.starts_with(&format!("{version}."));
         assert!(same, "{image}, but {pinned} is pinned");
     }
-    let jaeger = plain(&COMPOSE["services"]["jaeger"]["image"]);
-    assert!(jaeger.starts_with("jaegertracing/jaeger:2."), "{jaeger}");
 }
 
 #[test]
@@ -135,9 +138,7 @@ fn a_container_gets_its_own_secrets_and_no_other() {
             wanted.insert("ONSALE_VALKEY_URL".to_owned(), url);
         }
         wanted.extend(settings(service));
-        if service != "gateway" {
-            wanted.insert("ONSALE_HEALTH_ADDR".to_owned(), HEALTH_ADDR.to_owned());
-        }
+        wanted.insert("ONSALE_HEALTH_ADDR".to_owned(), HEALTH_ADDR.to_owned());
         assert_eq!(environment(service), wanted, "{service}");
     }
 }
@@ -306,12 +307,14 @@ fn volumes(container: &str) -> BTreeSet<String> {
     COMPOSE["services"][container]["volumes"].as_array().into_iter().flatten().map(plain).collect()
 }
 
+/// The ports that a container opens outside.
+fn ports(container: &str) -> Vec<String> {
+    let ports = COMPOSE["services"][container]["ports"].as_array();
+    ports.into_iter().flatten().map(plain).collect()
+}
+
 #[test]
 fn ports_are_the_documented_defaults() {
-    let ports = |container: &str| -> Vec<String> {
-        let ports = COMPOSE["services"][container]["ports"].as_array();
-        ports.into_iter().flatten().map(plain).collect()
-    };
     let usual: SocketAddr = HTTP_ADDR.parse().expect("an address");
     assert_eq!(ports("gateway"), [format!("{0}:{0}", usual.port())]);
     assert!(environment("gateway")["ONSALE_HTTP_ADDR"].ends_with(&format!(":{}", usual.port())));
@@ -320,7 +323,6 @@ fn ports_are_the_documented_defaults() {
     assert_eq!(nats["ONSALE_NATS_LISTEN"], "0.0.0.0:4222");
     assert_eq!(nats["ONSALE_NATS_MONITOR"], "0.0.0.0:8222");
     assert_eq!(ports("nats"), ["127.0.0.1:4222:4222"]);
-    assert_eq!(ports("jaeger"), ["127.0.0.1:16686:16686"]);
     assert!(ports("postgres").is_empty() && ports("valkey").is_empty());
     assert!(volumes("nats").contains("./jetstream/nats.conf:/etc/nats/nats.conf:ro"));
     assert_eq!(command("nats"), ["--config", "/etc/nats/nats.conf"]);
@@ -378,19 +380,21 @@ fn a_service_starts_after_the_containers_that_it_depends_on() {
     assert_eq!(after("topology", "nats"), "service_healthy");
 }
 
+/// The command of a container's health check.
+fn check(container: &str) -> String {
+    let test = COMPOSE["services"][container]["healthcheck"]["test"].as_array();
+    test.into_iter().flatten().map(plain).collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn every_container_that_stays_up_has_a_health_check() {
-    let check = |container: &str| -> String {
-        let test = COMPOSE["services"][container]["healthcheck"]["test"].as_array();
-        test.into_iter().flatten().map(plain).collect::<Vec<_>>().join(" ")
-    };
     for server in ["nats", "postgres", "valkey"] {
         assert!(!check(server).is_empty(), "{server}");
     }
     for service in SERVICES {
         let addr = match service {
             "gateway" => format!("127.0.0.1/{}", HTTP_ADDR.rsplit(':').next().unwrap_or_default()),
-            _ => HEALTH_ADDR.replace(':', "/"),
+            _ => HEALTH_ADDR.replace("0.0.0.0:", "127.0.0.1/"),
         };
         assert!(check(service).contains(&format!("/dev/tcp/{addr}")), "{service}");
         assert!(check(service).contains("GET /readyz"), "{service}");
@@ -415,7 +419,7 @@ fn no_secret_is_written_down() {
     let for_tools = ["ONSALE_CLIENT_NKEY_SEED", "ONSALE_OPERATOR_NKEY_SEED"];
     let made: BTreeSet<_> = made.filter(|name| !for_tools.contains(&name.as_str())).collect();
     assert_eq!(asked, made);
-    for container in containers().into_iter().filter(|name| *name != "jaeger") {
+    for container in containers().into_iter().filter(|name| *name != "prometheus") {
         for (name, value) in environment(container).iter().filter(|(name, _)| is_secret(name)) {
             assert!(value.contains("${"), "{name} of {container} is written down");
         }

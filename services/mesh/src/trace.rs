@@ -169,6 +169,8 @@ impl Tracer {
         let resource = Resource::builder()
             .with_service_name(format!("onsale-{service}"))
             .with_attribute(KeyValue::new("service.namespace", "onsale"))
+            // The name that the metrics of this service have in their label.
+            .with_attribute(KeyValue::new("onsale.service", service.to_owned()))
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let provider = SdkTracerProvider::builder()

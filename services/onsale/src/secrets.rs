@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What has a password of its own, besides the database roles.
-const WITH_PASSWORD: [&str; 3] = ["POSTGRES", "VALKEY", "OPERATOR"];
+const WITH_PASSWORD: [&str; 4] = ["POSTGRES", "VALKEY", "OPERATOR", "GRAFANA"];
 /// Random bytes of a password.
 const PASSWORD_BYTES: usize = 24;
 
