@@ -1,7 +1,7 @@
 //! Servers that are up but do not work: silent servers, a broker that cannot write, a store that
 //! cannot be used; and what `onsale doctor` finds.
 
-mod doctor;
+pub mod doctor;
 mod process;
 mod silent;
 mod store;

@@ -70,7 +70,7 @@ fn doctor_finds_dead_letters_stalled_sagas_violations_and_paused_consumers() {
 }
 
 /// An event as if seats had been confirmed that were never held.
-fn confirmed(fan: &Fan<'_>, schedule_id: ScheduleId) -> ReservationConfirmed {
+pub fn confirmed(fan: &Fan<'_>, schedule_id: ScheduleId) -> ReservationConfirmed {
     ReservationConfirmed {
         reservation_id: ReservationId(Uuid::now_v7()),
         schedule_id,
