@@ -17,6 +17,7 @@ mod handlers;
 mod health;
 mod journeys;
 mod messages;
+mod metrics;
 mod outbox;
 mod permissions;
 mod repeats;

@@ -5,8 +5,10 @@
 //! | `data_platform` | an external data platform that receives the export |
 //! | `event_types` | every event of the mesh, with its type |
 //! | `mesh` | the whole mesh, running, and its fans |
+//! | `openmetrics` | a strict reader of what `/metrics` serves |
 //! | `otlp` | a collector of spans, and the tree that the spans of one saga must form |
 //! | `project` | the project's own files, read as data |
+//! | `pushed` | a collector of metrics |
 //! | `sse` | a reader of server-sent events |
 //! | `stored` | a digest of everything that the services have stored |
 //! | `wiring` | what every service declares about itself |
@@ -14,8 +16,10 @@
 pub mod data_platform;
 pub mod event_types;
 pub mod mesh;
+pub mod openmetrics;
 pub mod otlp;
 pub mod project;
+pub mod pushed;
 pub mod sse;
 pub mod stored;
 pub mod wiring;

@@ -13,7 +13,8 @@
 //! | `of_service` | what the runtime counts for one service, with its counters looked up once |
 //! | `observed` | what handlers count, once their batch is stored |
 //! | `sampler` | reads what lies in the store and the broker, every few seconds |
-//! | `text`, `otlp`, `push` | the text read again, as OTLP, and sent to a collector |
+//! | `text`, `otlp` | the text read again, and as OTLP |
+//! | `push`, `sender` | sends that to a collector, at intervals, over HTTP or gRPC |
 //!
 //! A batch adds its counts once, to atomics. What would need a store or the broker is sampled in
 //! the background. A sample that cannot be read is removed, so that no text has a stale value.
@@ -27,13 +28,16 @@ mod process;
 mod push;
 mod registry;
 mod sampler;
+mod sender;
 mod text;
 
-pub use gauges::{Points, Sample};
+pub use gauges::{Points, Sample, Source};
 pub use metric::Metric;
 pub use observed::Observed;
 pub(crate) use of_service::{CountedEvent, DeclaredMetrics, OfService, Result as EventResult};
 pub use process::SPANS_DROPPED;
 pub use push::{Push, PushError, Pushing};
 pub use registry::{Counter, Format, Histogram, Metrics};
-pub(crate) use sampler::{SampleFn, Sampler};
+pub use sampler::{CONNECTED, READY};
+pub(crate) use sampler::{SampleFn, Sampler, next_number};
+pub use sender::NoSender;

@@ -25,7 +25,7 @@ use crate::{
     inbound::intake::{Intake, Taken},
     inbound::timer::TimerTask,
     kept,
-    metrics::{DeclaredMetrics, OfService, Sampler},
+    metrics::{DeclaredMetrics, OfService, Sampler, next_number},
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
@@ -230,6 +230,7 @@ fn start_sampler(running: &Running, engine: &Arc<dyn Engine>, measured: Measured
         emits: running.wiring.emits().next().is_some(),
         producers: producers.into_iter().collect(),
         own: measured.read,
+        number: next_number(),
     });
     let stop = running.intake_stop.clone();
     sampler.declare(measured.gauges, &stop);

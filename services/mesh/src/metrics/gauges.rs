@@ -18,11 +18,12 @@ use super::metric::{Kind, Labels, Metric, labels_of, unit_of};
 const SAMPLES_LIVE: Duration = Duration::from_secs(15);
 
 /// How old the samples of a source are.
-static SAMPLE_AGE: Metric = Metric::gauge(
-    "onsale_sample_age_seconds",
-    "Time since the gauges of this source were read; they are left out while they cannot be read",
-    &["source"],
-);
+static SAMPLE_AGE: Metric = Metric {
+    name: "onsale_sample_age_seconds",
+    help: "Time since the gauges of this source were read; they are left out while they cannot be",
+    labels: &["source"],
+    kind: Kind::Most,
+};
 
 /// A value that was read from a store, the broker, or the service.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,14 +62,15 @@ impl Points {
         let known = points.entry(labels_of(metric, service, labels));
         let combine = |known: &mut f64| match metric.kind {
             Kind::Least => *known = known.min(*value),
+            Kind::Most => *known = known.max(*value),
             _ => *known += value,
         };
         known.and_modify(combine).or_insert(*value);
     }
 }
 
-/// A service, and what its samples are read from.
-type Source = (&'static str, &'static str);
+/// A service, what its samples are read from, and a number by which its halves differ.
+pub type Source = (&'static str, &'static str, usize);
 
 type ReadFn = Box<dyn Fn(&mut Points) -> bool + Send + Sync>;
 
@@ -127,7 +129,7 @@ impl State {
     fn points(&mut self) -> Points {
         let mut points = Points::default();
         self.reads.retain(|read| read(&mut points));
-        for ((service, source), read) in &self.samples {
+        for ((service, source, _), read) in &self.samples {
             let age = read.at.elapsed();
             points.add(service, &SAMPLE_AGE.is_for([source], age.as_secs_f64()));
             if age < SAMPLES_LIVE {
@@ -172,9 +174,9 @@ mod tests {
     fn a_value_that_cannot_be_read_any_more_is_not_exported_and_its_age_is() {
         let metrics = Metrics::default();
         metrics.declare(&[&LINE]);
-        metrics.sampled("queue", "store", Some(vec![LINE.is_for(["left"], 3.0)]));
+        metrics.sampled(("queue", "store", 1), Some(vec![LINE.is_for(["left"], 3.0)]));
         assert_eq!(lines(&metrics), [r#"test_line{service="queue",side="left"} 3.0"#]);
-        metrics.sampled("queue", "store", None);
+        metrics.sampled(("queue", "store", 1), None);
         assert!(lines(&metrics).is_empty());
         let text = metrics.text(Format::OpenMetrics);
         assert!(text.contains(r#"onsale_sample_age_seconds{service="queue",source="store"} 0."#));

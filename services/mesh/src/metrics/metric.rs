@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Gauge,
     /// A value of which the least counts, where a service has two halves.
     Least,
+    /// A value of which the greatest counts, where a service has two halves.
+    Most,
 }
 
 impl Metric {

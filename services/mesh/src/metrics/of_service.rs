@@ -280,7 +280,7 @@ mod tests {
         let service = OfService::new(&metrics, "a", &declared);
         service.emitted([("a.made", 3), ("a.gone", 1)].into_iter());
         service.handled("b.done", Result::Repeat, 2);
-        service.handled("c.never-heard-of", Result::Dead, 1);
+        service.handled("c.unknown", Result::Dead, 1);
         let text = metrics.text(Format::OpenMetrics);
         for line in [
             r#"test_holds_total{service="a",state="made"} 3"#,

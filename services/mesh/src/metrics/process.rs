@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 
 /// Spans that were lost because too many waited to be sent, or that no collector took, since the
-/// start of the process. Whoever drops spans adds to it; nothing else is needed.
+/// start of the process. What drops spans adds to it; nothing else is needed.
 pub static SPANS_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks in a second of the times in `/proc`: the same on every Linux that Rust supports.

@@ -6,10 +6,9 @@ use std::{
 };
 
 use opentelemetry_sdk::Resource;
-use prost::Message;
 use reqwest::{
-    Client, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,7 @@ use tracing::{info, warn};
 use super::{
     otlp::{Times, request},
     registry::{Format, Metrics},
+    sender::{NoSender, Protocol, SendError, Sender},
     text::{Labels, families},
 };
 use crate::clock;
@@ -36,14 +36,18 @@ pub enum PushError {
     /// A number is malformed.
     #[error("{0}={1} is not a number of milliseconds")]
     Millis(&'static str, String),
+    /// There is no such protocol.
+    #[error("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL={0} is not supported; use http/protobuf or grpc")]
+    Protocol(String),
     /// The client could not be made.
     #[error("metrics cannot be pushed: {0}")]
-    Client(#[from] reqwest::Error),
+    Client(#[from] NoSender),
 }
 
 /// Where metrics are pushed to, and how often.
 #[derive(Debug, Clone)]
 pub struct Push {
+    protocol: Protocol,
     url: Url,
     headers: HeaderMap,
     every: Duration,
@@ -51,30 +55,30 @@ pub struct Push {
 }
 
 impl Push {
-    /// What the `OTEL_*` variables specify; `None` when they name no collector for metrics, turn
-    /// metrics off, or name a protocol that there is not.
+    /// What the `OTEL_*` variables specify; `None` when they name no collector for metrics, or turn
+    /// metrics off.
     ///
     /// # Errors
     /// When a variable is malformed.
     pub fn from_env() -> Result<Option<Self>, PushError> {
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is_off = set("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"))
             || set("OTEL_METRICS_EXPORTER").is_some_and(|it| it == "none");
-        let own = set("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT");
-        let shared = set("OTEL_EXPORTER_OTLP_ENDPOINT");
-        let shared = shared.map(|base| format!("{}/v1/metrics", base.trim_end_matches('/')));
-        let Some(address) = own.or(shared).filter(|_| !is_off) else { return Ok(None) };
-        let protocol = set("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL")
-            .or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
-        if let Some(protocol) = protocol.filter(|protocol| protocol != "http/protobuf") {
-            warn!(protocol, "metrics are pushed as http/protobuf only, so they are not pushed");
+        if is_off {
             return Ok(None);
         }
-        let millis = |name| match set(name).map(|text| (text.parse(), text)) {
-            None => Ok(None),
-            Some((Ok(millis), _)) => Ok(Some(Duration::from_millis(millis))),
-            Some((Err(_), text)) => Err(PushError::Millis(name, text)),
+        let protocol = set("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL")
+            .or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
+        let protocol = match protocol.as_deref() {
+            None | Some("http/protobuf") => Protocol::Http,
+            Some("grpc") => Protocol::Grpc,
+            Some(other) => return Err(PushError::Protocol(other.to_owned())),
         };
+        let shared = set("OTEL_EXPORTER_OTLP_ENDPOINT").map(|base| match protocol {
+            Protocol::Http => format!("{}/v1/metrics", base.trim_end_matches('/')),
+            Protocol::Grpc => base,
+        });
+        let address = set("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT").or(shared);
+        let Some(address) = address else { return Ok(None) };
         let every = millis("OTEL_METRIC_EXPORT_INTERVAL")?.unwrap_or(EVERY);
         let within = match millis("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")? {
             Some(within) => Some(within),
@@ -82,7 +86,7 @@ impl Push {
         };
         let headers =
             set("OTEL_EXPORTER_OTLP_METRICS_HEADERS").or_else(|| set("OTEL_EXPORTER_OTLP_HEADERS"));
-        let mut push = Self::to(&address, every)?;
+        let mut push = Self::to(protocol, &address, every)?;
         push.headers.extend(headers_of(headers.as_deref().unwrap_or_default()));
         push.within = within.unwrap_or(push.within);
         Ok(Some(push))
@@ -93,16 +97,22 @@ impl Push {
     /// # Errors
     /// When the endpoint is not an address.
     pub fn to_collector(endpoint: &str, every: Duration) -> Result<Self, PushError> {
-        Self::to(&format!("{endpoint}/v1/metrics"), every)
+        Self::to(Protocol::Http, &format!("{endpoint}/v1/metrics"), every)
     }
 
-    fn to(address: &str, every: Duration) -> Result<Self, PushError> {
+    /// The same over gRPC (`http://host:4317`).
+    ///
+    /// # Errors
+    /// As [`Push::to_collector`].
+    pub fn to_collector_by_grpc(endpoint: &str, every: Duration) -> Result<Self, PushError> {
+        Self::to(Protocol::Grpc, endpoint, every)
+    }
+
+    fn to(protocol: Protocol, address: &str, every: Duration) -> Result<Self, PushError> {
         let url = Url::parse(address).ok().filter(|url| url.has_host());
         let url = url.ok_or_else(|| PushError::Address(address.to_owned()))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let every = every.max(Duration::from_millis(1));
-        Ok(Self { url, headers, every, within: WITHIN })
+        Ok(Self { protocol, url, headers: HeaderMap::new(), every, within: WITHIN })
     }
 
     /// Pushes from now on, until [`Pushing::end`]. Call this within a tokio runtime.
@@ -110,17 +120,11 @@ impl Push {
     /// # Errors
     /// When the client cannot be made.
     pub fn start(self, metrics: Metrics) -> Result<Pushing, PushError> {
-        crate::tls::install();
-        let client = Client::builder().timeout(self.within).build()?;
+        let Self { protocol, url, headers, every, within } = self;
+        let sender = Sender::new(protocol, url, headers, within)?;
         let stop = CancellationToken::new();
-        let pusher = Pusher {
-            client,
-            metrics,
-            resource: resource(),
-            started_at: nanos(),
-            is_away: false,
-            push: self,
-        };
+        let (resource, started_at) = (resource(), nanos());
+        let pusher = Pusher { sender, metrics, every, resource, started_at, is_away: false };
         let task = tokio::spawn(pusher.run(stop.clone()));
         Ok(Pushing { stop, task })
     }
@@ -144,50 +148,49 @@ impl Pushing {
 }
 
 struct Pusher {
-    client: Client,
+    sender: Sender,
     metrics: Metrics,
+    every: Duration,
     /// The attributes of this process.
     resource: Labels,
     started_at: u64,
     is_away: bool,
-    push: Push,
 }
 
 impl Pusher {
     async fn run(mut self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.push.every);
+        let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first one is at once, when nothing was counted yet.
         ticks.tick().await;
-        while !stop.is_cancelled() {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                _ = ticks.tick() => {}
-            }
+        loop {
+            let is_last = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = ticks.tick() => false,
+            };
             let pushed = self.push().await;
             self.report(pushed);
+            if is_last {
+                return;
+            }
         }
     }
 
-    async fn push(&self) -> Result<(), reqwest::Error> {
+    async fn push(&self) -> Result<(), SendError> {
         let families = families(&self.metrics.text(Format::OpenMetrics));
         let times = Times { start: self.started_at, now: nanos() };
-        let body = request(families, &self.resource, times).encode_to_vec();
-        let (url, headers) = (self.push.url.clone(), self.push.headers.clone());
-        let answer = self.client.post(url).headers(headers).body(body).send().await?;
-        answer.error_for_status().map(drop)
+        self.sender.send(request(families, &self.resource, times)).await
     }
 
     /// Says once that the collector is away, and once that it is back.
-    fn report(&mut self, pushed: Result<(), reqwest::Error>) {
+    fn report(&mut self, pushed: Result<(), SendError>) {
         match pushed {
             Ok(()) if !self.is_away => {}
             Ok(()) => info!("the collector takes metrics again"),
             Err(error) => {
                 self.metrics.add_dropped();
                 if !self.is_away {
-                    let cause = error.without_url();
-                    warn!(%cause, "the collector takes no metrics; they are pushed again later");
+                    warn!(cause = %error, "the collector takes no metrics; they are pushed again later");
                 }
                 self.is_away = true;
                 return;
@@ -197,13 +200,27 @@ impl Pusher {
     }
 }
 
+/// A variable that has a value.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A variable that is a number of milliseconds.
+fn millis(name: &'static str) -> Result<Option<Duration>, PushError> {
+    let Some(text) = set(name) else { return Ok(None) };
+    match text.parse() {
+        Ok(millis) => Ok(Some(Duration::from_millis(millis))),
+        Err(_) => Err(PushError::Millis(name, text)),
+    }
+}
+
 /// Nanoseconds since 1970.
 fn nanos() -> u64 {
     let since = SystemTime::from(clock::now().0).duration_since(UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The attributes of this process. Several instances are told apart by `service.instance.id`.
+/// The attributes of this process. Several instances differ in `service.instance.id`.
 fn resource() -> Labels {
     let resource = Resource::builder()
         .with_service_name("onsale")

@@ -19,7 +19,7 @@ use prometheus_client::{
 };
 
 use super::{
-    gauges::{Gauges, Points, Sample},
+    gauges::{Gauges, Points, Sample, Source},
     metric::{Kind, Labels, Metric, labels_of, unit_of},
     process::ProcessMetrics,
 };
@@ -198,7 +198,7 @@ impl Metrics {
         match metric.kind {
             Kind::Counter => drop(self.counter(metric, service, labels)),
             Kind::Histogram(_) => drop(self.histogram(metric, service, labels)),
-            Kind::Gauge | Kind::Least => self.declare(&[metric]),
+            Kind::Gauge | Kind::Least | Kind::Most => self.declare(&[metric]),
         }
     }
 
@@ -213,14 +213,9 @@ impl Metrics {
         self.0.gauges.at_each_text(Box::new(read));
     }
 
-    /// Replaces what was read from `source` of a service; `None` when it could not be read.
-    pub fn sampled(
-        &self,
-        service: &'static str,
-        source: &'static str,
-        samples: Option<Vec<Sample>>,
-    ) {
-        self.0.gauges.sampled((service, source), samples);
+    /// Replaces what was read from a source; `None` when it could not be read.
+    pub fn sampled(&self, source: Source, samples: Option<Vec<Sample>>) {
+        self.0.gauges.sampled(source, samples);
     }
 
     /// Everything, as text.

@@ -1,6 +1,14 @@
 //! Reads what lies in the store and the broker, every few seconds and not for each text.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -8,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     gauges::{Points, Sample},
     metric::Metric,
-    registry::Metrics,
 };
 use crate::{
     Link,
@@ -62,9 +69,11 @@ static CONNECTIONS: Metric = Metric::gauge(
 );
 static STORE_UP: Metric =
     Metric::state("onsale_store_up", "Whether the store of the service can be used");
-pub(crate) static CONNECTED: Metric =
+/// Whether a service is connected to the broker.
+pub static CONNECTED: Metric =
     Metric::state("onsale_broker_connected", "Whether the service is connected to the broker");
-pub(crate) static READY: Metric =
+/// Whether a service can do its work.
+pub static READY: Metric =
     Metric::state("onsale_ready", "Whether the service can do its work, as /readyz says");
 
 /// What a service reads itself.
@@ -83,6 +92,14 @@ pub(crate) struct Sampler {
     pub(crate) producers: Vec<&'static str>,
     /// What it reads itself.
     pub(crate) own: Option<Arc<SampleFn>>,
+    /// By it the halves of a service differ that has two.
+    pub(crate) number: usize,
+}
+
+/// A number for the next sampler of this process.
+pub(crate) fn next_number() -> usize {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    LAST.fetch_add(1, Relaxed) + 1
 }
 
 impl Sampler {
@@ -139,11 +156,11 @@ impl Sampler {
         source: &'static str,
         samples: impl Future<Output = Result<Vec<Sample>, Failure>> + Send,
     ) {
-        let (metrics, service): (&Metrics, _) = (self.link.metrics(), self.link.service());
+        let (metrics, of) = (self.link.metrics(), (self.link.service(), source, self.number));
         match within(WITHIN, source, samples).await {
             Ok(Ok(samples)) if samples.is_empty() => {}
-            Ok(Ok(samples)) => metrics.sampled(service, source, Some(samples)),
-            Ok(Err(_)) | Err(_) => metrics.sampled(service, source, None),
+            Ok(Ok(samples)) => metrics.sampled(of, Some(samples)),
+            Ok(Err(_)) | Err(_) => metrics.sampled(of, None),
         }
     }
 
