@@ -114,8 +114,10 @@ impl Gauges {
             Some(samples) => {
                 state.samples.insert(source, Read { at: Instant::now(), samples });
             }
+            // Of a source that was never read, the age begins with the first attempt.
             None => {
-                state.samples.get_mut(&source).into_iter().for_each(|read| read.samples.clear());
+                let never = || Read { at: Instant::now(), samples: Vec::new() };
+                state.samples.entry(source).or_insert_with(never).samples.clear();
             }
         }
     }

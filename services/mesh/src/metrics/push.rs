@@ -27,6 +27,9 @@ const EVERY: Duration = Duration::from_secs(60);
 /// How long a push may take, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
 const WITHIN: Duration = Duration::from_secs(10);
 
+/// The values of environment variables.
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Why metrics cannot be pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
@@ -61,6 +64,12 @@ impl Push {
     /// # Errors
     /// When a variable is malformed.
     pub fn from_env() -> Result<Option<Self>, PushError> {
+        Self::from_variables(&|name| env::var(name).ok())
+    }
+
+    fn from_variables(of: Variables<'_>) -> Result<Option<Self>, PushError> {
+        let set = |name: &str| of(name).filter(|value| !value.is_empty());
+        let millis = |name| millis(name, set(name));
         let is_off = set("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"))
             || set("OTEL_METRICS_EXPORTER").is_some_and(|it| it == "none");
         if is_off {
@@ -200,14 +209,9 @@ impl Pusher {
     }
 }
 
-/// A variable that has a value.
-fn set(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 /// A variable that is a number of milliseconds.
-fn millis(name: &'static str) -> Result<Option<Duration>, PushError> {
-    let Some(text) = set(name) else { return Ok(None) };
+fn millis(name: &'static str, value: Option<String>) -> Result<Option<Duration>, PushError> {
+    let Some(text) = value else { return Ok(None) };
     match text.parse() {
         Ok(millis) => Ok(Some(Duration::from_millis(millis))),
         Err(_) => Err(PushError::Millis(name, text)),
@@ -273,6 +277,48 @@ mod tests {
         let texts: Vec<_> =
             headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         assert_eq!(texts, [("api-key", "a b"), ("x-tenant", "7")]);
+    }
+
+    fn read(variables: &[(&str, &str)]) -> Result<Option<Push>, PushError> {
+        let value = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        Push::from_variables(&|name| value(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_variables_of_metrics_take_precedence_over_those_of_all_signals() {
+        const BASE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/");
+        let push = read(&[BASE]).unwrap().unwrap();
+        assert_eq!(push.url.as_str(), "http://c:4318/v1/metrics");
+        assert_eq!((push.protocol, push.every, push.within), (Protocol::Http, EVERY, WITHIN));
+        let own = [
+            BASE,
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:9/there"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1500"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "7"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
+        ];
+        let push = read(&own).unwrap().unwrap();
+        assert_eq!(push.url.as_str(), "http://m:9/there");
+        assert_eq!((push.every.as_millis(), push.within.as_millis()), (1_500, 7));
+        assert_eq!(push.headers["a"], "b");
+        let grpc = read(&[BASE, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap().unwrap();
+        assert_eq!((grpc.protocol, grpc.url.as_str()), (Protocol::Grpc, "http://c:4318/"));
+    }
+
+    #[test]
+    fn metrics_are_pushed_nowhere_without_a_collector_or_when_they_are_off() {
+        let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318");
+        assert!(read(&[]).unwrap().is_none());
+        assert!(read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap().is_none());
+        assert!(read(&[base, ("OTEL_METRICS_EXPORTER", "none")]).unwrap().is_none());
+        assert!(read(&[base, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap().is_none());
+        for wrong in [
+            ("OTEL_METRIC_EXPORT_INTERVAL", "soon"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "nowhere"),
+        ] {
+            assert!(read(&[base, wrong]).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
