@@ -122,6 +122,7 @@ fn a_container_gets_its_own_secrets_and_no_other() {
             ("ONSALE_NATS_URL".to_owned(), "nats://nats:4222".to_owned()),
             ("ONSALE_LOG_FORMAT".to_owned(), "json".to_owned()),
             ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://jaeger:4318".to_owned()),
+            ("OTEL_METRICS_EXPORTER".to_owned(), "none".to_owned()),
         ]);
         let seed = format!("ONSALE_{}_NKEY_SEED", upper(service));
         wanted.insert(seed.clone(), secret(&seed));
@@ -195,7 +196,12 @@ fn database(service: &str) -> (String, String) {
 
 #[test]
 fn the_jobs_get_what_they_need() {
-    let common = ["ONSALE_NATS_URL", "ONSALE_LOG_FORMAT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    let common = [
+        "ONSALE_NATS_URL",
+        "ONSALE_LOG_FORMAT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_METRICS_EXPORTER",
+    ];
     let own = |job| -> Vars {
         let given = environment(job).into_iter();
         given.filter(|(name, _)| !common.contains(&name.as_str())).collect()

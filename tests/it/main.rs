@@ -18,6 +18,7 @@ mod handlers;
 mod health;
 mod journeys;
 mod messages;
+mod metrics;
 mod outbox;
 mod permissions;
 mod repeats;

@@ -21,6 +21,7 @@
 //! | `watchdog`, `stalls` | deadlines that have passed, and what is then still awaited |
 //! | `unit_of_work`, `handlers` | stalls and violations, each reported once |
 //! | `queries` | the queries of operators and fans |
+//! | `metrics` | how many sagas are open and stalled, and how many violations there are |
 //! | `config` | the days that events are kept for |
 //! | `forgetting` | deletes what is too old |
 //! | `rehearsal` | made-up sagas, to measure and to test with |
@@ -37,6 +38,7 @@ mod handlers;
 mod kept;
 mod keys;
 mod listener;
+mod metrics;
 mod observe;
 mod queries;
 pub mod rehearsal;
@@ -85,7 +87,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 pub fn service() -> Service<Postgres<UnitOfWork>> {
     let listener = Listener::new();
     let (reader, watchdog) = (listener.clone(), listener.clone());
-    let (of_one, of_many) = (listener.clone(), listener);
+    let (of_one, of_many) = (listener.clone(), listener.clone());
     Service::<Postgres<UnitOfWork>>::new(NAME)
         .executes::<ReportStall>(Allow::Inside, &["audit.saga_stalled"])
         .executes::<ReportViolation>(Allow::Inside, &["audit.violation"])
@@ -102,6 +104,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         })
         .every::<ReportStall, _, _>("stalls", WATCH_EVERY, move |pool, _| {
             watchdog::due(watchdog.clone(), pool)
+        })
+        .samples(metrics::GAUGES, move |engine: Arc<Postgres<UnitOfWork>>| {
+            let listener = listener.clone();
+            async move { metrics::sample(&listener, engine.pool()).await }
         })
 }
 

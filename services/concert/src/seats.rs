@@ -5,6 +5,7 @@
 //! Each change is also announced as it happens, so that a gateway that draws the map for many
 //! watchers reads it once and then follows the announcements.
 
+mod count;
 pub(crate) mod handle;
 mod rebuild;
 
@@ -99,6 +100,9 @@ pub fn map_service() -> Service<Valkey<SeatMaps>> {
                 since(&ctx, &command, clock::now()).await
             },
         )
+        .samples(count::GAUGES, |maps: Arc<Valkey<SeatMaps>>| async move {
+            count::sample(&maps, maps.config().pool.as_ref()).await
+        })
 }
 
 /// Starts the seat maps, which are rebuilt when the store was emptied.

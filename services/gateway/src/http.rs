@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod edge;
 pub(crate) mod limits;
 pub(crate) mod linger;
+pub(crate) mod measured;
 pub(crate) mod media;
 pub(crate) mod op;
 pub(crate) mod openapi;

@@ -28,6 +28,7 @@
 //! | `problem`, `sse` | answers: granted or refused, or a stream of events |
 //! | `edge` | the state that all handlers share, and the way to the services |
 //! | `limits` | how often one address may sign up or log in |
+//! | `measured` | the metrics of requests |
 //! | `pages`, `readiness` | what is served beside the API, and whether this process can do its work |
 //!
 //! | in `operations` | what it is |
@@ -69,6 +70,8 @@ pub use settings::{Settings, SettingsError};
 /// The gateway's name in the mesh.
 pub const NAME: &str = "gateway";
 
+/// How often the metrics learn whether the gateway is ready.
+const SAMPLED_EVERY: Duration = Duration::from_secs(5);
 /// How long the followers may take to end.
 const FOLLOWERS_END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -119,6 +122,24 @@ fn follow(edge: &Edge, stop: &CancellationToken) -> Tasks {
         let (hub, token) = (hub.clone(), token.clone());
         async move {
             hub.run(token).await;
+            Ok::<(), Infallible>(())
+        }
+    });
+    let (edge, token) = (edge.clone(), stop.clone());
+    followers.keep(NAME, "metrics", stop.clone(), move || {
+        let (edge, token) = (edge.clone(), token.clone());
+        async move {
+            let sampling = async {
+                loop {
+                    let faults = edge.readiness().own().await;
+                    edge.measured().ready(edge.link().is_whole() && faults.is_empty());
+                    tokio::time::sleep(SAMPLED_EVERY).await;
+                }
+            };
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = sampling => {}
+            }
             Ok::<(), Infallible>(())
         }
     });

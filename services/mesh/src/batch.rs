@@ -10,10 +10,12 @@
 //! | `unreadable`, `panic` | why an event has no handler, and handlers that panic |
 //! | `inbox`, `answers` | messages taken in before, and answers under idempotency keys |
 //! | `parking` | events that cannot be handled now |
+//! | `counted` | counts what a stored batch has taken in |
 //! | `transaction`, `closing` | what a batch needs of a store |
 
 pub(crate) mod answers;
 pub(crate) mod closing;
+mod counted;
 pub(crate) mod handler;
 mod inbox;
 pub(crate) mod outcome;

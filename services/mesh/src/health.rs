@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::store::engine::Failure;
+use crate::{metrics::OfService, store::engine::Failure};
 
 /// How long an instance whose store is unavailable still takes commands, to refuse them; after
 /// that it leaves them to other instances.
@@ -41,6 +41,7 @@ struct Inner {
     published: AtomicU64,
     unanswered: AtomicU64,
     missed: AtomicU64,
+    metrics: OfService,
 }
 
 /// Since when the store has been down, and when it failed last.
@@ -93,7 +94,15 @@ pub struct Counts {
 
 impl Default for Health {
     fn default() -> Self {
+        Self::new(OfService::default())
+    }
+}
+
+impl Health {
+    /// The state of a service that counts in these metrics.
+    pub(crate) fn new(metrics: OfService) -> Self {
         Self(Arc::new(Inner {
+            metrics,
             faults: Mutex::default(),
             store: Mutex::default(),
             store_down: AtomicBool::new(false),
@@ -108,9 +117,12 @@ impl Default for Health {
             missed: AtomicU64::new(0),
         }))
     }
-}
 
-impl Health {
+    /// What the service counts for its metrics.
+    pub(crate) fn metrics(&self) -> &OfService {
+        &self.0.metrics
+    }
+
     /// Whether the store can be used, the broker takes events, and every stream is there.
     pub fn is_ready(&self) -> bool {
         self.is_checked() && self.lock_faults().is_empty()
@@ -226,7 +238,7 @@ impl Health {
         *self.0.serving.borrow() == Some(true)
     }
 
-    fn is_checked(&self) -> bool {
+    pub(crate) fn is_checked(&self) -> bool {
         self.0.serving.borrow().is_some()
     }
 
@@ -246,6 +258,7 @@ impl Health {
 
     pub(crate) fn add_published(&self, count: u64) {
         self.0.published.fetch_add(count, Relaxed);
+        self.0.metrics.published(count);
     }
 
     pub(crate) fn add_missed(&self, count: u64) {

@@ -21,7 +21,8 @@
 //! | `auth` | tokens verified and signed, accounts let in over NATS |
 //! | `run`, `supervise` | starts and stops a service, and restarts tasks that end |
 //! | `housekeeping`, `kept` | checks the store and the broker, and trims the store; rebuilds a store that was emptied |
-//! | `trace`, `health`, `failpoint`, `clock` | spans, readiness, injected failures, time and ids |
+//! | `trace`, `metrics`, `health` | spans; what is counted and measured; readiness |
+//! | `failpoint`, `clock` | injected failures, time and ids |
 //! | `throttle`, `deadline`, `tls` | listeners yield to busy services; a time limit for every wait; TLS for HTTP clients |
 //!
 //! No file depends on one that depends on it; a test checks that.
@@ -38,6 +39,7 @@ pub mod health;
 mod housekeeping;
 mod inbound;
 mod kept;
+pub mod metrics;
 mod nats;
 mod outbound;
 pub mod parked;

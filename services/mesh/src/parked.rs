@@ -129,6 +129,11 @@ pub(crate) fn one_line(text: &str) -> String {
 }
 
 impl Parked {
+    /// The event's name, by the subject of its message.
+    pub(crate) fn event(&self) -> &str {
+        event_of_subject(&self.subject).unwrap_or("unknown")
+    }
+
     /// The dead letter as operators see it; `behind` is the number of the event that holds its
     /// key.
     pub(crate) fn to_dead_letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use events::user::Role;
+use events::{producer_of, user::Role};
 use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -25,10 +25,13 @@ use crate::{
     inbound::intake::{Intake, Taken},
     inbound::timer::TimerTask,
     kept,
+    metrics::{DeclaredMetrics, OfService, Sampler, next_number},
     nats::link::stream_of,
     outbound::publisher::{HandOff, Handed, Publisher, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
-    service::{Declared, EndpointSpec, Followed, How, Pace, query_context::AnyQueryContext},
+    service::{
+        Declared, EndpointSpec, Followed, How, Measured, Pace, query_context::AnyQueryContext,
+    },
     store::engine::{Engine, Failure},
     supervise::Tasks,
 };
@@ -42,6 +45,9 @@ const WORKERS_WITHIN: Duration = Duration::from_secs(4);
 /// … and for the publisher. All of it takes a moment unless a server is silent; then the effect
 /// is that of a kill, and the messages are redelivered.
 const OUTPUTS_WITHIN: Duration = Duration::from_secs(6);
+
+/// The endpoints of operators that every service has that consumes events.
+const DEAD_LETTER_ENDPOINTS: [&str; 3] = ["mesh.letters", "mesh.redrive", "mesh.discard"];
 
 /// A running service.
 pub struct Running {
@@ -135,10 +141,11 @@ pub fn start<E: Engine>(service: Service<E>, engine: Arc<E>, link: Link) -> Runn
 
 fn start_declared(service: Declared, engine: Arc<dyn Engine>, link: Link) -> Running {
     let (intake, taken) = Intake::new();
+    let health = Health::new(metrics_of(&service, &link));
     let running = Running {
         wiring: service.wiring(),
         link: link.clone(),
-        health: Health::default(),
+        health,
         failpoints: engine.store().failpoints(),
         intake_stop: CancellationToken::new(),
         publisher_stop: CancellationToken::new(),
@@ -190,7 +197,47 @@ fn start_declared(service: Declared, engine: Arc<dyn Engine>, link: Link) -> Run
         });
     }
     start_housekeeping(&running, &engine);
+    start_sampler(&running, &engine, service.measured);
     running
+}
+
+/// The counters of a service.
+fn metrics_of(service: &Declared, link: &Link) -> OfService {
+    let wiring = service.wiring();
+    let outside = service.endpoints.values().filter(|spec| spec.allow != Allow::Inside);
+    let mut endpoints: Vec<&str> = outside.map(|spec| spec.endpoint).collect();
+    if !service.consumed.is_empty() {
+        endpoints.extend(DEAD_LETTER_ENDPOINTS);
+    }
+    let consumed = wiring.consumes.iter().map(|(event, _)| *event);
+    let declared = DeclaredMetrics {
+        taken_in: consumed.chain(wiring.follows.iter().copied()).collect(),
+        emits: wiring.emits().collect(),
+        endpoints,
+        ..service.measured.declared()
+    };
+    OfService::new(link.metrics(), link.service(), &declared)
+}
+
+/// Reads what lies in the store and the broker, for the gauges.
+fn start_sampler(running: &Running, engine: &Arc<dyn Engine>, measured: Measured) {
+    let consumed = running.wiring.consumes.iter();
+    let producers: BTreeSet<&str> = consumed.map(|(event, _)| producer_of(event)).collect();
+    let sampler = Arc::new(Sampler {
+        engine: engine.clone(),
+        link: running.link.clone(),
+        health: running.health.clone(),
+        emits: running.wiring.emits().next().is_some(),
+        producers: producers.into_iter().collect(),
+        own: measured.read,
+        number: next_number(),
+    });
+    let stop = running.intake_stop.clone();
+    sampler.declare(measured.gauges, &stop);
+    running.inputs.keep(running.name(), "metrics", stop.clone(), move || {
+        let (sampler, stop) = (sampler.clone(), stop.clone());
+        async move { sampler.run(stop).await }
+    });
 }
 
 fn start_workers(
@@ -324,7 +371,7 @@ fn start_retrier(
         async move { retrier.run().await }
     });
     let endpoints = Arc::new(DeadLetterEndpoints(retrier));
-    ["mesh.letters", "mesh.redrive", "mesh.discard"]
+    DEAD_LETTER_ENDPOINTS
         .into_iter()
         .map(|endpoint| {
             let endpoints = endpoints.clone();

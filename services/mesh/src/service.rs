@@ -2,6 +2,7 @@
 
 pub(crate) mod caller;
 pub(crate) mod context;
+mod measured;
 mod on_postgres;
 mod on_valkey;
 pub mod page;
@@ -14,6 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use events::{Command, Event, Problem, Timestamp};
+
+pub(crate) use measured::Measured;
 
 use crate::{
     Allow, Idempotency, QueryContext, Read,
@@ -44,6 +47,7 @@ pub(crate) struct Declared {
     pub(crate) timers: Vec<Timer>,
     pub(crate) followed: Option<Followed>,
     pub(crate) pace: Pace,
+    pub(crate) measured: Measured,
 }
 
 /// How soon a service takes in what it consumes.
@@ -170,6 +174,7 @@ impl<E: Engine> Service<E> {
                 timers: Vec::new(),
                 followed: None,
                 pace: Pace::AtOnce,
+                measured: Measured::default(),
             },
             engine: PhantomData,
         }

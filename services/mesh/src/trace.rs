@@ -311,6 +311,13 @@ impl Span {
         }
     }
 
+    /// The trace's id, if the span is exported: an exemplar must lead to a trace that is there.
+    pub fn exported_trace_id(&self) -> Option<String> {
+        let Self::On(open) = self else { return None };
+        let context = open.span.span_context();
+        context.is_sampled().then(|| context.trace_id().to_string())
+    }
+
     /// Whether the span is being recorded.
     pub fn is_on(&self) -> bool {
         matches!(self, Self::On(_))

@@ -8,7 +8,7 @@ use events::{
     reservation::{CancelReason, ReservationCancelled, ReservationCreated, ReservationExpired},
     user::UserWithdrawn,
 };
-use mesh::{Caller, Execute, Handle, HandleError, Refusal};
+use mesh::{Caller, Execute, Handle, HandleError, Refusal, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -23,6 +23,15 @@ type Context<'a> = mesh::Context<'a, Config>;
 
 /// Why the messages of a fan who has withdrawn do not go out.
 pub(crate) const ACCOUNT_CLOSED: &str = "account_closed";
+
+/// How messages ended. One that failed was sent on no channel.
+pub(crate) static NOTIFICATIONS: Metric = Metric::counter(
+    "onsale_notifications",
+    "Messages to fans that were sent, or given up",
+    &["channel", "result"],
+);
+/// The labels that are exported from the start.
+pub(crate) const ENDS: &[&[&str]] = &[&["", "failed"]];
 
 /// Command: record how a try ended.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,10 +107,12 @@ impl UnitOfWork {
         let row = row.clone();
         match end {
             End::Sent(channel) => {
+                ctx.count(&NOTIFICATIONS, &[channel.as_str(), "sent"]);
                 let event = sent(message_id, &row, channel, ctx.now);
                 ctx.emit_after(row.saga_id, row.cause_id, event);
             }
             End::Failed(reason) => {
+                ctx.count(&NOTIFICATIONS, &["", "failed"]);
                 let event = failed(message_id, &row, reason, ctx.now);
                 ctx.emit_after(row.saga_id, row.cause_id, event);
             }

@@ -73,6 +73,7 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .queries::<notification::FindMessages, _, _>(Allow::User, queries::messages)
         .executes::<handlers::RecordDelivery>(Allow::Inside, &[SENT, FAILED])
         .every_with("send", sending::TICK, sending::send_due)
+        .observes(&handlers::NOTIFICATIONS, handlers::ENDS)
 }
 
 /// Starts the service. All of the runtime for its engine is compiled in this crate, once, and

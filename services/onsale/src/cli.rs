@@ -82,8 +82,8 @@ Environment:
                                    whether the gateway believes X-Forwarded-For (`1`)
   ONSALE_AUDIT_KEEP_DAYS           days that audit keeps events [default: 30]
   ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
-  ONSALE_HEALTH_ADDR               where /healthz and /readyz of this process are served, for
-                                   example 127.0.0.1:8081; not served when it is not set
+  ONSALE_HEALTH_ADDR               where /healthz, /readyz and /metrics of this process are served,
+                                   for example 127.0.0.1:8081; not served when it is not set
   ONSALE_NOTIFY                    how messages go out: folder, alimtalk or webhook
                                    [default: folder]
   ONSALE_NOTIFY_FOLDER             the folder [default: below the temporary files]
@@ -98,7 +98,8 @@ Environment:
   ONSALE_EXPORT_URL                the data platform; data-platform posts sales events there
   ONSALE_EXPORT_TOKEN              the bearer token it requires
   ONSALE_EXPORT_FOLDER             a folder for the same events as Parquet files
-  OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces, for example http://127.0.0.1:4318";
+  OTEL_EXPORTER_OTLP_ENDPOINT      a collector of traces and metrics, for example
+                                   http://127.0.0.1:4318";
 
 #[derive(clap::Args)]
 #[command(after_help = RUN_ENVIRONMENT)]

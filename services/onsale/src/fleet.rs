@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use mesh::{
     Callout, Link, LinkSettings, Running,
     deadline::within,
+    metrics::{Metrics, Push, Pushing},
     postgres::{self, Postgres},
     trace::Tracer,
     valkey::Valkey,
@@ -31,7 +32,8 @@ const ACCOUNTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the gateway may take to end: longer than it gives its requests.
 const GATEWAY_WITHIN: Duration = Duration::from_secs(8);
-/// How long the last spans may take to be sent; an absent collector does not delay the stop.
+/// How long the last spans and metrics may take to be sent; an absent collector does not delay the
+/// stop.
 const LAST_SPANS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The configuration of the services in this process, besides the addresses.
@@ -59,6 +61,8 @@ pub struct ServiceConfigs {
     /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
     /// decide when `None`.
     pub otlp_endpoint: Option<String>,
+    /// Where the metrics of this process are pushed to; nowhere when `None`.
+    pub push_metrics: Option<Push>,
 }
 
 impl ServiceConfigs {
@@ -72,6 +76,7 @@ impl ServiceConfigs {
             notification: notification::Config::from_env().map_err(anyhow::Error::msg)?,
             gateway: gateway::Settings::from_env().map_err(anyhow::Error::msg)?,
             data_platform: data_platform::Config::from_env().map_err(anyhow::Error::msg)?,
+            push_metrics: Push::from_env()?,
             ..Self::default()
         };
         if let Ok(secs) = std::env::var("ONSALE_HOLD_GRACE_SECS") {
@@ -90,6 +95,8 @@ pub struct Fleet {
     gateway: Option<Gateway>,
     /// Admits accounts, where the user service runs.
     callout: Option<JoinHandle<()>>,
+    metrics: Metrics,
+    pushing: Option<Pushing>,
 }
 
 struct Gateway {
@@ -116,6 +123,9 @@ impl Fleet {
 
     async fn start_all(config: &Config, names: &[&str], configs: &ServiceConfigs) -> Result<Self> {
         let mut fleet = Self::default();
+        if let Some(push) = configs.push_metrics.clone() {
+            fleet.pushing = Some(push.start(fleet.metrics.clone())?);
+        }
         for name in names {
             fleet.add(config, name, configs).await.with_context(|| format!("starting {name}"))?;
         }
@@ -130,6 +140,7 @@ impl Fleet {
     async fn add(&mut self, config: &Config, name: &str, configs: &ServiceConfigs) -> Result<()> {
         let Entry { service, name, .. } = registry::find(name)?;
         let link = link(config, name, tracer(name, configs)?).await?;
+        link.count_in(&self.metrics);
         match service {
             Service::User => {
                 let mut own = configs
@@ -213,6 +224,7 @@ impl Fleet {
         let own = concert::MapConfig::new(engine.pool().clone());
         let maps = Arc::new(Valkey::new(&config.valkey_url, own)?);
         let second = link(config, concert::NAME, tracer).await?;
+        second.count_in(&self.metrics);
         self.running.push(concert::start(Arc::new(engine), first));
         self.running.push(concert::start_map(maps, second));
         Ok(())
@@ -241,6 +253,11 @@ impl Fleet {
         self.gateway.as_ref().map(|gateway| (&gateway.link, &gateway.readiness))
     }
 
+    /// What the services that run here export.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// The services that run here, without the gateway.
     pub fn running(&self) -> &[Running] {
         &self.running
@@ -265,7 +282,13 @@ impl Fleet {
         self.callout.iter().for_each(JoinHandle::abort);
         futures::future::join_all(self.running.into_iter().map(Running::stop)).await;
         let closing = tracers.into_iter().map(|tracer| tracer.close(LAST_SPANS_WITHIN));
-        futures::future::join_all(closing).await;
+        let pushing = self.pushing;
+        let pushed = async move {
+            if let Some(pushing) = pushing {
+                pushing.end(LAST_SPANS_WITHIN).await;
+            }
+        };
+        tokio::join!(futures::future::join_all(closing), pushed);
     }
 
     /// Stops like a killed process: at once, with work half done.

@@ -1,18 +1,32 @@
-//! `ONSALE_HEALTH_ADDR`: serves whether the services of this process are alive and ready.
+//! `ONSALE_HEALTH_ADDR`: serves whether the services of this process are alive and ready, and what
+//! they measure.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, OnceLock},
 };
 
 use anyhow::{Context, Result};
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use gateway::Readiness;
-use mesh::{Link, health::Health};
+use mesh::{
+    Link,
+    health::Health,
+    metrics::{Format, Metrics},
+};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::fleet::Fleet;
+use crate::{config, fleet::Fleet};
+
+/// Where `dev` and `demo` serve this, unless it is taken.
+const DEVELOPMENT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
 /// One service of this process.
 struct Part {
@@ -52,10 +66,18 @@ impl Part {
     }
 }
 
-/// Answers `/healthz` and `/readyz` until dropped.
+/// What is served, once the services run.
+struct Served {
+    parts: Vec<Part>,
+    metrics: Metrics,
+}
+
+type LaterServed = Arc<OnceLock<Served>>;
+
+/// Answers `/healthz`, `/readyz` and `/metrics` until dropped.
 pub struct Listener {
     addr: SocketAddr,
-    parts: Arc<OnceLock<Vec<Part>>>,
+    served: LaterServed,
     task: JoinHandle<()>,
 }
 
@@ -77,17 +99,33 @@ impl Listener {
             format!("cannot listen on {addr}; set ONSALE_HEALTH_ADDR to another address")
         })?;
         let addr = listener.local_addr()?;
-        let parts = Arc::new(OnceLock::new());
+        let served = LaterServed::default();
         let routes = Router::new()
             .route("/healthz", get(async || Json(json!({ "status": "alive" }))))
             .route("/readyz", get(ready))
-            .with_state(parts.clone());
+            .route("/metrics", get(metrics))
+            .with_state(served.clone());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
                 tracing::error!(%error, "health is no longer served");
             }
         });
-        Ok(Self { addr, parts, task })
+        Ok(Self { addr, served, task })
+    }
+
+    /// The same for `dev` and `demo`, which listen in any case: where the environment says, or on
+    /// [`DEVELOPMENT_ADDR`], or on a free port when that is taken.
+    ///
+    /// # Errors
+    /// When the address of the environment is taken, or no port is free.
+    pub async fn open_for_development() -> Result<Self> {
+        if let Some(addr) = config::health_addr()? {
+            return Self::open(addr).await;
+        }
+        match Self::open(DEVELOPMENT_ADDR).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => Self::open(([127, 0, 0, 1], 0).into()).await,
+        }
     }
 
     /// Where it listens.
@@ -105,12 +143,23 @@ impl Listener {
             link: link.clone(),
             what: What::Gateway(readiness.clone()),
         });
-        let _ = self.parts.set(running.chain(gateway).collect());
+        let (parts, metrics) = (running.chain(gateway).collect(), fleet.metrics().clone());
+        let _ = self.served.set(Served { parts, metrics });
     }
 }
 
-async fn ready(State(parts): State<Arc<OnceLock<Vec<Part>>>>) -> (StatusCode, Json<Value>) {
-    let Some(parts) = parts.get() else {
+/// What the services measure, in the format that the scraper accepts.
+async fn metrics(State(served): State<LaterServed>, headers: HeaderMap) -> Response {
+    let Some(Served { metrics, .. }) = served.get() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::accepted(accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, format.content_type())], metrics.text(format)).into_response()
+}
+
+async fn ready(State(served): State<LaterServed>) -> (StatusCode, Json<Value>) {
+    let Some(Served { parts, .. }) = served.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "starting" })));
     };
     let reports = futures::future::join_all(parts.iter().map(Part::report)).await;

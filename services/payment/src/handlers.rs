@@ -17,6 +17,7 @@ use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 use crate::{
     Config, Keys, UnitOfWork,
     domain::{Hold, Outcome, Payment, Standing, may_pay},
+    metrics::{DURATION, PAYMENTS, end_of},
     rows::reason_name,
 };
 
@@ -205,6 +206,11 @@ fn emit_end(payment: &Payment, ctx: &mut Context<'_>) {
         Standing::Failed(reason) => ctx.ends_saga("failed", Some(reason_name(reason))),
         Standing::Refunded => ctx.ends_saga("refunded", None),
         Standing::Requested | Standing::Unwinding => {}
+    }
+    if let Some((outcome, reason)) = end_of(payment.standing) {
+        let millis = (ended_at.unix_millis() - requested_at.unix_millis()).max(0);
+        ctx.count(&PAYMENTS, &[outcome, reason]);
+        ctx.measure(&DURATION, &[outcome], millis as f64 / 1_000.0);
     }
     match payment.standing {
         Standing::Completed => ctx.emit(PaymentCompleted {

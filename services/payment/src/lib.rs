@@ -28,6 +28,7 @@
 mod config;
 mod domain;
 mod handlers;
+mod metrics;
 mod queries;
 mod rows;
 mod unit_of_work;
@@ -76,6 +77,11 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         ])
         .consumes::<user::UserWithdrawalRefused>(&[])
         .consumes::<user::UserWithdrawn>(&[])
+        .observes(&metrics::PAYMENTS, metrics::ENDS)
+        .observes(&metrics::DURATION, metrics::OUTCOMES)
+        .samples(metrics::GAUGES, |engine: Arc<Postgres<UnitOfWork>>| async move {
+            metrics::sample(engine.pool()).await
+        })
 }
 
 /// Starts the service. All of the runtime for its engine is compiled in this crate, once, and

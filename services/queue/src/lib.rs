@@ -30,6 +30,7 @@
 
 mod domain;
 mod handlers;
+mod metrics;
 mod rebuild;
 mod room;
 mod signer;
@@ -82,6 +83,10 @@ pub fn service() -> Service<Valkey<Room>> {
         .queries::<Jwks, _, _>(Allow::Anyone, jwks)
         .every("admit", TICK, &["queue.activated", "queue.completed", "queue.expired"], due)
         .every("keys", KEYS_EVERY, &[], refresh_keys)
+        .counts("queue.activated", &metrics::ADMITTED, &[])
+        .samples(metrics::GAUGES, |engine: Arc<Valkey<Room>>| async move {
+            metrics::sample(&engine).await
+        })
 }
 
 /// Starts the service, which rebuilds its rooms when the store was emptied. All of the runtime for its engine is compiled in this crate, once, and

@@ -41,7 +41,7 @@ use events::{
     state::StateSeats,
     user,
 };
-use mesh::{Allow, Link, QueryContext, Running, Service, postgres::Postgres};
+use mesh::{Allow, Link, QueryContext, Running, Service, metrics::Metric, postgres::Postgres};
 
 pub use config::Config;
 pub use unit_of_work::{Keys, UnitOfWork};
@@ -66,6 +66,13 @@ pub static MIGRATIONS: mesh::postgres::Migrations =
 
 /// How often the timers look for due holds and cancelled shows.
 const TICK: Duration = Duration::from_millis(200);
+
+/// What became of holds. A confirmed reservation that is given back is cancelled as well.
+static HOLDS: Metric = Metric::counter(
+    "onsale_holds",
+    "Holds that were created, and reservations that were confirmed, expired or cancelled",
+    &["state"],
+);
 
 /// The events this service consumes, the commands and queries it answers, and its timers.
 pub fn service() -> Service<Postgres<UnitOfWork>> {
@@ -102,6 +109,10 @@ pub fn service() -> Service<Postgres<UnitOfWork>> {
         .executes::<timers::EmptyShow>(Allow::Inside, &[CANCELLED])
         .every("expire", TICK, timers::due_holds)
         .every("empty", TICK, timers::cancelled_shows)
+        .counts(CREATED, &HOLDS, &["created"])
+        .counts(CONFIRMED, &HOLDS, &["confirmed"])
+        .counts(EXPIRED, &HOLDS, &["expired"])
+        .counts(CANCELLED, &HOLDS, &["cancelled"])
 }
 
 /// Starts the service. All of the runtime for its engine is compiled in this crate, once, and

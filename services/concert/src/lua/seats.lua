@@ -146,6 +146,22 @@ function reads.snapshot(schedule)
   return map
 end
 
+-- How many seats of these schedules are held, and how many are sold.
+function reads.taken(...)
+  local held, sold = 0, 0
+  for _, schedule in ipairs({ ... }) do
+    local counts = redis.call('HGETALL', key('taken:' .. schedule))
+    for at = 1, #counts, 2 do
+      if string.match(counts[at], ' held$') then
+        held = held + tonumber(counts[at + 1])
+      else
+        sold = sold + tonumber(counts[at + 1])
+      end
+    end
+  end
+  return { whole(held), whole(sold) }
+end
+
 -- The changes after a position in the map's history: epoch, sequence, whether that position is
 -- known, then the changes in order.
 function reads.since(schedule, its_epoch, its_sequence)

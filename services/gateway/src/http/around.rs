@@ -17,7 +17,7 @@
 //! predicate sees no answer to a request without `Origin`, though a cache gives that one to
 //! scripts later; and it answers preflights of closed operations, with 200.
 
-use std::{any::Any, cell::Cell, collections::HashMap, sync::Arc};
+use std::{any::Any, cell::Cell, collections::HashMap, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
@@ -65,6 +65,9 @@ pub(crate) struct Around {
 /// The contracts of the operations, by path.
 type Contracts = HashMap<&'static str, Vec<Contract>>;
 
+/// The routes beside the API, as the labels of metrics name them.
+const BESIDE: [&str; 4] = ["/", "/healthz", "/readyz", "/openapi.json"];
+
 /// What the OpenAPI document says about one operation.
 struct Contract {
     method: Method,
@@ -93,6 +96,13 @@ impl Around {
         contracts.map_or(&[][..], Vec::as_slice)
     }
 
+    /// The route of a request; `None` when there is no such route.
+    fn known(&self, route: Option<&MatchedPath>) -> Option<&'static str> {
+        let route = route?.as_str();
+        let of_operation = self.contracts.get_key_value(route).map(|(route, _)| *route);
+        of_operation.or_else(|| BESIDE.into_iter().find(|beside| *beside == route))
+    }
+
     /// Passes a request on, if its size is allowed and it has nothing that its operation does not
     /// know.
     pub(crate) async fn check(self, request: Request, next: Next) -> Response {
@@ -108,6 +118,8 @@ impl Around {
         let route = request.extensions().get::<MatchedPath>().cloned();
         let is_open = is_open(self.contracts_of(route.as_ref()), request.method());
         let id = request_id(request.headers());
+        let (began, method) = (Instant::now(), request.method().clone());
+        let mut trace_id = None;
         let span = begin_span(&self.edge, &mut request, route.as_ref(), &id);
         let mut response = match span {
             None => next.run(request).await,
@@ -115,6 +127,7 @@ impl Around {
                 let answering = async {
                     let response = next.run(request).await;
                     span.status(response.status().as_u16());
+                    trace_id = span.exported_trace_id();
                     if let Some(saga_id) = SAGA.with(Cell::get) {
                         span.saga(SagaId(saga_id));
                     }
@@ -123,6 +136,8 @@ impl Around {
                 SAGA.scope(Cell::new(None), answering).await
             }
         };
+        let (route, status) = (self.known(route.as_ref()), response.status());
+        self.edge.measured().answered(&method, route, status, began.elapsed(), trace_id);
         if response.extensions().get::<Panicked>().is_some() {
             error!(request_id = ?id, "a handler panicked");
         }

@@ -2,13 +2,14 @@
 
 use std::{
     cell::Cell,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use axum::response::Response;
+use axum::{http::HeaderMap, response::Response};
 use bytes::Bytes;
 use events::{
     Command, Problem, Timestamp, UserId, codes, payment::Pay, queue::Enter, reservation::Reserve,
@@ -22,6 +23,7 @@ use crate::{
     http::{
         call::{Call, Head, json},
         limits::Limits,
+        measured::{Measured, Shed},
         problem::{Copies, Refused, answer},
         readiness::Readiness,
     },
@@ -57,6 +59,7 @@ struct Inner {
     readiness: Readiness,
     in_flight: AtomicUsize,
     followers: Arc<Semaphore>,
+    measured: Measured,
     shutdown: CancellationToken,
 }
 
@@ -67,7 +70,9 @@ impl Edge {
         readiness: Readiness,
         shutdown: CancellationToken,
     ) -> Self {
-        let client = MeshClient::new(link.clone());
+        let (client, measured) = (MeshClient::new(link.clone()), Measured::new(&link));
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        measured.watch(&link, &followers, FOLLOWERS_MAX);
         Self(Arc::new(Inner {
             bundlers: Bundlers::start(&link, &BUNDLED),
             hub: Arc::new(Hub::new(client.clone())),
@@ -76,7 +81,8 @@ impl Edge {
             limits: Limits::new(settings),
             readiness,
             in_flight: AtomicUsize::new(0),
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            followers,
+            measured,
             link,
             client,
             shutdown,
@@ -103,8 +109,17 @@ impl Edge {
         &self.0.seats
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.0.limits
+    /// Counts a sign-up or log-in against the budget of its address.
+    ///
+    /// # Errors
+    /// `rate_limited` with `retry_after_secs`.
+    pub(crate) fn may_log_in(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
+        let checked = self.0.limits.check(peer, headers);
+        checked.inspect_err(|_| self.0.measured.shed(Shed::LoginRate))
+    }
+
+    pub(crate) fn measured(&self) -> &Measured {
+        &self.0.measured
     }
 
     pub(crate) fn readiness(&self) -> &Readiness {
@@ -128,7 +143,10 @@ impl Edge {
 
     /// A permit for one more event stream.
     pub(crate) fn place_to_follow(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.0.followers.clone().try_acquire_owned().map_err(|_| overloaded())
+        self.0.followers.clone().try_acquire_owned().map_err(|_| {
+            self.0.measured.shed(Shed::Streams);
+            overloaded()
+        })
     }
 
     /// Gives a command an id and sends it to its service.
@@ -201,7 +219,8 @@ impl Edge {
         body: Bytes,
         headers: RequestHeaders<'_>,
     ) -> Result<Answered, Refused> {
-        let _in_flight = InFlight::begin(&self.0.in_flight)?;
+        let begun = InFlight::begin(&self.0.in_flight);
+        let _in_flight = begun.inspect_err(|_| self.0.measured.shed(Shed::Requests))?;
         if let Some(bundler) = self.0.bundlers.of(endpoint)
             && let Some(answered) = bundler.request(&body, headers).await
         {

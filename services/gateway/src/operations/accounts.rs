@@ -74,7 +74,7 @@ async fn register(
     Extension(ConnectInfo(peer)): Peer,
     call: Call,
 ) -> Result<Response, Refused> {
-    edge.limits().check(peer.ip(), &call.head.0)?;
+    edge.may_log_in(peer.ip(), &call.head.0)?;
     edge.make::<Register>(call).await
 }
 
@@ -83,7 +83,7 @@ async fn log_in(
     Extension(ConnectInfo(peer)): Peer,
     call: Call,
 ) -> Result<Response, Refused> {
-    edge.limits().check(peer.ip(), &call.head.0)?;
+    edge.may_log_in(peer.ip(), &call.head.0)?;
     edge.make::<LogIn>(call).await
 }
 

@@ -106,8 +106,8 @@ pub(crate) fn decide<B: UnitOfWork>(
         ..Context::at(now, config, &meta.caller, meta.id)
     };
     let result = perform(handler, unit, &mut ctx);
-    let Context { emitted, announced, outcome, .. } = ctx;
-    Decided { result, status: handler.status(), emitted, announced, outcome }
+    let Context { emitted, announced, outcome, observed, .. } = ctx;
+    Decided { result, status: handler.status(), emitted, announced, outcome, observed }
 }
 
 /// Runs the handler and catches a panic, so that it only affects its own message.

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     failpoint::{Failpoint, Failpoints},
+    metrics::Observed,
     outbound::message::pack,
     parked::{Parked, ParkedState},
     service::context::{Announcement, Emitted},
@@ -104,6 +105,7 @@ pub(super) struct Run<'a, L: TransactionalStore> {
     /// Encoded events with their subjects, in the order of emission.
     emitted: Vec<(String, Vec<u8>)>,
     announced: Vec<Announcement>,
+    observed: Vec<Observed>,
     parkings: Parkings,
     /// Spans of transactions and of published events, open until the commit.
     spans: Vec<Span>,
@@ -129,6 +131,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             began: SystemTime::from(now.0),
             emitted: Vec::new(),
             announced: Vec::new(),
+            observed: Vec::new(),
             parkings: Parkings::default(),
             spans: Vec::new(),
         }
@@ -170,7 +173,8 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         tx.commit().await?;
         runner.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
         let announced = std::mem::take(&mut self.announced);
-        Ok(Some(Ran { outcomes, emitted, announced, parked }))
+        let observed = std::mem::take(&mut self.observed);
+        Ok(Some(Ran { outcomes, emitted, announced, parked, observed }))
     }
 
     /// Runs the batch as one unit of work: one load, every decision in order and in memory, one
@@ -280,6 +284,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
     ) -> Result<Step, Failure> {
         tx.savepoint().await?;
         let (emitted, announced) = (self.emitted.len(), self.announced.len());
+        let observed = self.observed.len();
         let step = match self.load_step_save(tx, entry).await {
             Ok(step) => step,
             Err(Failure::Refused(cause)) => Step::Never(cause),
@@ -293,6 +298,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         tx.roll_back().await?;
         self.emitted.truncate(emitted);
         self.announced.truncate(announced);
+        self.observed.truncate(observed);
         Ok(match step {
             Step::Panicked(cause) => Step::Never(cause),
             step => step,
@@ -340,7 +346,8 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         }
         tx.commit().await?;
         let announced = std::mem::take(&mut self.announced);
-        Ok(Retried::Done(Ran { emitted, announced, ..Ran::default() }))
+        let observed = std::mem::take(&mut self.observed);
+        Ok(Retried::Done(Ran { emitted, announced, observed, ..Ran::default() }))
     }
 
     /// Parks every event of messages that seem to kill the process.
@@ -370,10 +377,12 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
 
     /// Runs the handler of one event or command on the unit of work.
     fn step(&mut self, unit: &mut dyn Unit<L::Tx>, entry: &mut Entry) -> Step {
-        let Decided { result, status, emitted, announced, outcome } = unit.decide(entry, self.now);
+        let Decided { result, status, emitted, announced, outcome, observed } =
+            unit.decide(entry, self.now);
         match result {
             Ok(body) => {
                 self.announced.extend(announced);
+                self.observe(entry, observed);
                 self.emit(entry, emitted);
                 if let Some((outcome, reason)) = outcome {
                     entry.span.outcome(outcome, reason);
@@ -388,6 +397,14 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             Err(Stop::Never(cause)) => Step::Never(cause),
             Err(Stop::Panicked(cause)) => Step::Panicked(cause),
         }
+    }
+
+    /// Keeps what a handler has observed; each belongs to the trace of its event or command.
+    fn observe(&mut self, entry: &Entry, observed: Vec<Observed>) {
+        self.observed.extend(observed.into_iter().map(|mut one| {
+            one.trace_id = entry.span.exported_trace_id();
+            one
+        }));
     }
 
     /// Encodes the emitted events; each carries the span that publishes it.

@@ -9,6 +9,7 @@ use events::{Problem, Timestamp};
 
 use super::work::Entry;
 use crate::{
+    metrics::Observed,
     service::context::{Announcement, Emitted},
     store::engine::Failure,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Decided {
     pub(crate) announced: Vec<Announcement>,
     /// How it ends its saga, and why.
     pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
+    /// What it counted and measured.
+    pub(crate) observed: Vec<Observed>,
 }
 
 impl Decided {
@@ -53,6 +56,7 @@ impl Decided {
             emitted: Vec::new(),
             announced: Vec::new(),
             outcome: None,
+            observed: Vec::new(),
         }
     }
 }

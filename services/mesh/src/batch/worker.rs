@@ -23,12 +23,14 @@ use tracing::{error, info, warn};
 
 use crate::{
     Link,
-    batch::work::{Answered, Outcome, Settle, Work, open_span},
+    batch::counted::count_taken_in,
+    batch::work::{Answered, Entry, Outcome, Settle, Work, open_span},
     failpoint::{Failpoint, Failpoints},
     health::Health,
     inbound::agreement::Reached,
     inbound::intake::{Taken, WeakIntake},
     inbound::reply::Replies,
+    outbound::message::Message,
     outbound::publisher::HandOff,
     parked::{Parked, ParkedState},
     store::engine::{Care, Engine, Failure, Ran},
@@ -266,11 +268,15 @@ impl Worker {
     /// at once, the second to commit is rolled back and decided again: then it finds what the
     /// first has created.
     async fn run_with_retries(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
-        let mut runs = 1;
+        let (mut runs, began) = (1, Instant::now());
         loop {
             match self.engine.run(batch, care).await {
                 Err(Failure::Contended(_) | Failure::Duplicate(_)) if runs < RUNS_MAX => runs += 1,
-                ran => return ran,
+                Ok(ran) => {
+                    self.health.metrics().batch(batch.len(), began.elapsed());
+                    return Ok(ran);
+                }
+                failed => return failed,
             }
             if care != Care::Together {
                 tokio::time::sleep(RUN_PAUSE).await;
@@ -328,6 +334,8 @@ impl Worker {
         if self.health.mark_store_up() {
             info!(service = self.link.service(), "the store works again");
         }
+        self.health.metrics().emitted(ran.emitted.iter().map(Message::name_and_count));
+        self.health.metrics().observed(ran.observed);
         for parked in &ran.parked {
             self.report_parked(parked).await;
         }
@@ -338,6 +346,7 @@ impl Worker {
         if self.failpoints.should_fail(Failpoint::BeforeAck, names) {
             return self.redeliver(batch, Duration::ZERO).await;
         }
+        count_taken_in(self.health.metrics(), &batch, &ran.outcomes, &ran.parked);
         self.hand_off.give(ran.emitted);
         for announcement in ran.announced {
             // Announcements may get lost.
@@ -352,7 +361,8 @@ impl Worker {
 
     /// Counts a parked event. Logs a dead letter, and sends its copy to the stream for operators.
     async fn report_parked(&self, parked: &Parked) {
-        self.health.add_parked(parked.state == ParkedState::Dead);
+        let is_dead = parked.state == ParkedState::Dead;
+        self.health.add_parked(is_dead);
         if parked.state == ParkedState::Dead {
             error!(
                 service = self.link.service(),
@@ -422,7 +432,10 @@ impl Worker {
                 delivery.ack_with(AckKind::Ack).await;
             }
             Settle::Reply(to) => {
-                work.entries[0].span.status(answered.status);
+                let Entry { meta, span, .. } = &mut work.entries[0];
+                span.status(answered.status);
+                let (took, Answered { status, body }) = (meta.received.elapsed(), &answered);
+                self.health.metrics().command(meta.name, took, *status, body);
                 replies.add(to, answered);
             }
             Settle::Local(waiting) => {

@@ -205,6 +205,7 @@ impl Endpoints {
 
     /// Admits one request, or answers why not.
     async fn take(&self, spec: &EndpointSpec, request: Request, queries: &Arc<Semaphore>) {
+        let began = Instant::now();
         let refused = match self.admit(spec, &request).await {
             Err(problem) => problem,
             Ok(None) => return,
@@ -228,7 +229,8 @@ impl Endpoints {
                         meta.trace = span.parent();
                         let answer = read(self.ctx.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), spec.status, request.to);
-                        let engine = self.ctx.engine.clone();
+                        let (engine, health) = (self.ctx.engine.clone(), self.health.clone());
+                        let endpoint = spec.endpoint;
                         self.queries.spawn(async move {
                             // No caller waits for the answer any longer.
                             let answered = match within(COMMAND_TIMEOUT, STORE, answer).await {
@@ -240,6 +242,7 @@ impl Endpoints {
                                 }
                             };
                             span.status(answered.status);
+                            count(&health, endpoint, began, &answered);
                             reply(&link, to, answered).await;
                             drop(permit);
                         });
@@ -248,7 +251,9 @@ impl Endpoints {
                 },
             },
         };
-        reply(&self.link, request.to, Answered::refused(&refused)).await;
+        let refused = Answered::refused(&refused);
+        count(&self.health, spec.endpoint, began, &refused);
+        reply(&self.link, request.to, refused).await;
     }
 
     /// Checks the caller and the headers; `None` when the deadline of the request is over.
@@ -308,6 +313,11 @@ impl Endpoints {
         };
         Ok(Some((meta, key)))
     }
+}
+
+/// Counts an answer to a request that arrived at `began`.
+fn count(health: &Health, endpoint: &'static str, began: Instant, answered: &Answered) {
+    health.metrics().command(endpoint, began.elapsed(), answered.status, &answered.body);
 }
 
 /// A command or a query that came by itself or in a bundle.

@@ -20,6 +20,7 @@ use super::read::Read;
 use crate::{
     Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
     health::{Health, Part},
+    metrics::EventResult,
     nats::stored_event::EVENTS_A_SEQUENCE,
     outbound::publisher::missed::Missed,
     service::{Followed, query_context::AnyQueryContext},
@@ -129,6 +130,7 @@ impl Follower {
         }
         *positions = moved;
         self.health.add_handled(count as u64, true);
+        count_read(&self.health, &read.events);
         Ok(has_more)
     }
 
@@ -232,6 +234,15 @@ impl Follower {
         );
         self.health.add_missed(messages);
         true
+    }
+}
+
+/// Counts the events of a read, all of one name at once.
+fn count_read(health: &Health, events: &[StoredEvent]) {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    events.iter().for_each(|event| *counts.entry(event.name()).or_default() += 1);
+    for (name, count) in counts {
+        health.metrics().handled(name, EventResult::Handled, count);
     }
 }
 

@@ -82,7 +82,27 @@ impl From<Info> for ConsumerState {
     }
 }
 
+/// How far a service is behind in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) struct ConsumerLag {
+    /// Messages that were not delivered to it yet.
+    #[serde(rename = "num_pending")]
+    pub(crate) pending: u64,
+    /// Messages that it has not acknowledged yet.
+    #[serde(rename = "num_ack_pending")]
+    pub(crate) ack_pending: u64,
+    /// Those of them that were delivered more than once.
+    #[serde(rename = "num_redelivered")]
+    pub(crate) redelivered: u64,
+}
+
 impl Link {
+    /// How far this service is behind in a stream that it consumes.
+    pub(crate) async fn consumer_lag(&self, stream: &str) -> Result<ConsumerLag, BrokerError> {
+        let subject = format!("CONSUMER.INFO.{stream}.{}", self.service());
+        self.jetstream_request(subject, format!("its consumer of {stream}")).await
+    }
+
     /// The consumers of a stream.
     pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerState>, BrokerError> {
         // The broker lists up to 256 at once; a mesh has far fewer services.

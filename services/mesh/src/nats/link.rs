@@ -6,7 +6,7 @@ mod sending;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -25,7 +25,7 @@ use super::{
     error::{BrokerError, ConnectError},
     problem::away,
 };
-use crate::{auth::Verifier, deadline::within, trace::Tracer};
+use crate::{auth::Verifier, deadline::within, metrics::Metrics, trace::Tracer};
 
 /// Timeout of one of our own requests over NATS.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,6 +98,8 @@ struct Inner {
     jetstream: jetstream::Context,
     verifier: Verifier,
     tracer: Tracer,
+    /// Where it counts: the metrics of its process, or nowhere else.
+    metrics: OnceLock<Metrics>,
     reconnects: watch::Receiver<u64>,
     /// How often in a row the broker has not reported its health, although it answers.
     unanswered: AtomicU32,
@@ -185,9 +187,18 @@ impl Link {
                 serde_json::from_slice(&reply.payload).map_err(|error| away(unread, error))
             })
         }));
-        let unanswered = AtomicU32::new(0);
-        let inner =
-            Inner { service, client, answers, jetstream, verifier, tracer, reconnects, unanswered };
+        let (metrics, unanswered) = (OnceLock::new(), AtomicU32::new(0));
+        let inner = Inner {
+            service,
+            client,
+            answers,
+            jetstream,
+            verifier,
+            tracer,
+            metrics,
+            reconnects,
+            unanswered,
+        };
         Self(Arc::new(inner))
     }
 
@@ -204,6 +215,17 @@ impl Link {
     /// The tracer of the service.
     pub fn tracer(&self) -> &Tracer {
         &self.0.tracer
+    }
+
+    /// What the service counts goes into these metrics of its process. To be called before the
+    /// service is started; without it, nobody sees what it counts.
+    pub fn count_in(&self, metrics: &Metrics) {
+        let _ = self.0.metrics.set(metrics.clone());
+    }
+
+    /// Where the service counts.
+    pub fn metrics(&self) -> &Metrics {
+        self.0.metrics.get_or_init(Metrics::default)
     }
 
     /// Whether the service is connected to the broker right now.

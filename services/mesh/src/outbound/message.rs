@@ -4,7 +4,9 @@
 //! changes: the outbox stores it, the publisher sends it, and the broker and the inboxes
 //! recognise it by its id. So a repeat is recognised as a whole.
 
+use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
+use events::{CONTENT_TYPE, event_of_subject};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -26,6 +28,21 @@ pub struct Message {
     pub events: u32,
     /// The events, as a JSON array of envelopes.
     pub body: Bytes,
+}
+
+impl Message {
+    /// The name of its events, and how many there are.
+    pub(crate) fn name_and_count(&self) -> (&str, u64) {
+        (event_of_subject(&self.subject).unwrap_or_default(), u64::from(self.events))
+    }
+}
+
+/// The headers of a message with this id.
+pub(crate) fn headers(id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, id);
+    headers.insert("content-type", CONTENT_TYPE);
+    headers
 }
 
 /// Packs encoded events into messages: events of one subject together, in their order.

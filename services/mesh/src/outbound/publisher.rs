@@ -14,15 +14,11 @@ pub(crate) mod verify;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use async_nats::{
-    HeaderMap,
-    header::NATS_MESSAGE_ID,
-    jetstream::{
-        ErrorCode,
-        context::{PublishError, PublishErrorKind},
-    },
+use async_nats::jetstream::{
+    ErrorCode,
+    context::{PublishError, PublishErrorKind},
 };
-use events::{CONTENT_TYPE, event_of_subject};
+use events::event_of_subject;
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::Mutex,
@@ -37,7 +33,7 @@ use crate::{
     failpoint::{Failpoint, Failpoints},
     health::{Health, Part},
     nats::link::BROKER,
-    outbound::message::Message,
+    outbound::message::{Message, headers},
     store::engine::{Backlog, Engine, Failure, Mark},
 };
 pub(crate) use hand_off::{HandOff, Handed};
@@ -360,6 +356,7 @@ impl Publisher {
         }
         match self.engine.store().sweep(most).await {
             Ok(swept) => {
+                self.health.metrics().swept(swept.len());
                 if swept.len() == SWEEP_MESSAGES_MAX {
                     // There may be more.
                     ticks.reset_immediately();
@@ -420,6 +417,7 @@ impl Publisher {
                 run.verified_epoch = Some(epoch);
                 run.verified_at = Instant::now();
                 run.verify_at = run.verified_at + VERIFY_EVERY;
+                self.health.metrics().forgotten(lost as u64);
                 if lost > 0 {
                     warn!(
                         service = self.link.service(),
@@ -444,13 +442,6 @@ impl Publisher {
 /// The marks of messages that were acknowledged in this epoch.
 fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
     marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
-}
-
-fn headers(id: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(NATS_MESSAGE_ID, id);
-    headers.insert("content-type", CONTENT_TYPE);
-    headers
 }
 
 fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {

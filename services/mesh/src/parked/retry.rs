@@ -18,7 +18,9 @@ use crate::{
     batch::work::open_span,
     health::Health,
     inbound::consumer::{Table, decode},
+    metrics::EventResult,
     nats::link::headers,
+    outbound::message::Message,
     outbound::publisher::HandOff,
     store::engine::{Engine, Failure, Retried, Verdict, Which},
 };
@@ -121,6 +123,10 @@ impl Retrier {
             match self.engine.retry(parked, &mut entry, by).await {
                 Ok(Retried::Gone) => return Ok(Tried::Done),
                 Ok(Retried::Done(ran)) => {
+                    let metrics = self.health.metrics();
+                    metrics.emitted(ran.emitted.iter().map(Message::name_and_count));
+                    metrics.observed(ran.observed);
+                    metrics.handled(parked.event(), EventResult::Handled, 1);
                     self.hand_off.give(ran.emitted);
                     for said in ran.announced {
                         let _ = self.link.announce(said).await;
@@ -197,6 +203,7 @@ impl Retrier {
                 "an event cannot be taken in"
             );
             self.health.add_parked(true);
+            self.health.metrics().handled(parked.event(), EventResult::Dead, 1);
             copy(&self.link, &Parked { cause: cause.clone(), ..parked.clone() }).await;
         }
         Ok(Tried::Stopped(cause))

@@ -4,7 +4,11 @@ use events::{Envelope, Event, EventId, SagaId, Timestamp, subject};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{Caller, outbound::message::EVENT_BYTES_MAX};
+use crate::{
+    Caller,
+    metrics::{Metric, Observed},
+    outbound::message::EVENT_BYTES_MAX,
+};
 
 /// An event on its way into the outbox.
 #[derive(Debug, Clone)]
@@ -83,6 +87,7 @@ pub struct Context<'a, C> {
     pub(crate) emitted: Vec<Emitted>,
     pub(crate) announced: Vec<Announcement>,
     pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
+    pub(crate) observed: Vec<Observed>,
 }
 
 impl<'a, C> Context<'a, C> {
@@ -100,6 +105,7 @@ impl<'a, C> Context<'a, C> {
             emitted: Vec::new(),
             announced: Vec::new(),
             outcome: None,
+            observed: Vec::new(),
         }
     }
 
@@ -170,6 +176,28 @@ impl<'a, C> Context<'a, C> {
     /// why.
     pub fn ends_saga(&mut self, outcome: &'static str, reason: Option<&'static str>) {
         self.outcome = Some((outcome, reason));
+    }
+
+    /// Counts one more, once the batch is stored. The service declares the metric
+    /// ([`crate::Service::observes`]), and no label may be an id.
+    ///
+    /// # Panics
+    /// When there are more or fewer labels than the metric has.
+    pub fn count(&mut self, metric: &'static Metric, labels: &[&'static str]) {
+        self.observed.push(Observed::one(metric, labels));
+    }
+
+    /// Measures a value, once the batch is stored, as [`Context::count`] does.
+    ///
+    /// # Panics
+    /// As [`Context::count`] does.
+    pub fn measure(&mut self, metric: &'static Metric, labels: &[&'static str], value: f64) {
+        self.observed.push(Observed::value(metric, labels, value));
+    }
+
+    /// What was counted and measured so far.
+    pub fn observed(&self) -> &[Observed] {
+        &self.observed
     }
 
     /// The events emitted so far.

@@ -14,6 +14,7 @@ pub(crate) use super::failure::{is_away, is_unusable};
 use crate::{
     batch::work::{Entry, Outcome, Work},
     failpoint::Failpoints,
+    metrics::Observed,
     outbound::message::Message,
     parked::Parked,
     service::context::Announcement,
@@ -86,6 +87,11 @@ pub trait Store: Outbox + Parking {
     /// Housekeeping, about once a minute: create and drop partitions, trim old rows.
     async fn tidy(&self) -> Result<(), Failure>;
 
+    /// Its connections; `None` where it has a single one.
+    fn pool(&self) -> Option<Pool> {
+        None
+    }
+
     /// The failpoints of this service.
     fn failpoints(&self) -> Arc<Failpoints>;
 }
@@ -147,8 +153,29 @@ pub trait Parking: Send + Sync {
     /// Discards a parked event on an operator's request; whether it was still open.
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure>;
 
+    /// How many parked events are open; a store may stop counting at some thousands.
+    async fn parked_open(&self) -> Result<ParkedOpen, Failure>;
+
     /// Parked events, in the order of parking.
     async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure>;
+}
+
+/// The connections of a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Open and not in use.
+    pub idle: u32,
+    /// In use.
+    pub used: u32,
+}
+
+/// Parked events that are open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ParkedOpen {
+    /// They are retried, or wait behind another one.
+    pub waiting: u64,
+    /// An operator has to decide about them.
+    pub dead: u64,
 }
 
 /// Which parked events to lease.
@@ -223,6 +250,8 @@ pub struct Ran {
     pub announced: Vec<Announcement>,
     /// Events that were parked.
     pub parked: Vec<Parked>,
+    /// What the handlers have counted and measured.
+    pub observed: Vec<Observed>,
 }
 
 /// The outcome of an attempt at a parked event.

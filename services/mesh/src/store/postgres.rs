@@ -33,7 +33,7 @@ use sqlx::{
 use crate::{
     deadline::within,
     failpoint::Failpoints,
-    store::engine::{Failure, Mark, Store},
+    store::engine::{Failure, Mark, Pool, Store},
 };
 
 pub use check::{check, connect, default_partitions};
@@ -207,6 +207,11 @@ impl Store for Database {
 
     fn given_up(&self) {
         self.given_up.now();
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        Some(Pool { idle, used: self.pool.size().saturating_sub(idle) })
     }
 
     fn failpoints(&self) -> Arc<Failpoints> {

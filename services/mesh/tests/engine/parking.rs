@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use events::{Event, UserId};
 use mesh::{
-    engine::{Engine, Show, Verdict, Which},
+    engine::{Engine, ParkedOpen, Show, Verdict, Which},
     parked::{Parked, ParkedState},
     testkit::Delivered,
 };
@@ -98,7 +98,10 @@ pub async fn an_event_that_becomes_early_after_a_retry_releases_its_key<S: Store
     let hows = [How::Breaks, How::Late, How::Plain, How::Plain];
     let dead =
         harness.take(&[&message(hows.map(|how| bumped(held, 2, how)))]).await.parked.remove(0);
+    let open = async || harness.engine.store().parked_open().await.unwrap();
+    assert_eq!(open().await, ParkedOpen { waiting: 3, dead: 1 });
     assert!(harness.engine.store().discard(dead.number, by, "of no use").await.unwrap());
+    assert_eq!(open().await, ParkedOpen { waiting: 3, dead: 0 });
     let late = harness.due().await;
     assert!(!harness.attempt(&late).await);
     use ParkedState::{Behind, Discarded, Early, Resolved};

@@ -10,6 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use events::ScheduleId;
+use mesh::metrics::Push;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -19,6 +20,7 @@ use crate::{
     deployment::DATA_FOLDER,
     development::{box_office, environment::Environment, receipt::Receipt, sale::Sale, topology},
     fleet::{Fleet, ServiceConfigs},
+    health::Listener,
     http::Http,
     registry::SERVICES,
     stop,
@@ -76,12 +78,14 @@ pub async fn run(options: Demo) -> Result<()> {
     env.config.http_addr = Some(free_address(env.config.http_addr)?);
     let outage = options.break_part.map(|part| Outage::new(part, &env)).transpose()?;
     show.step("starting the services");
-    let configs = configs(&env);
+    let configs = ServiceConfigs { push_metrics: Push::from_env()?, ..configs(&env) };
     let inside: Vec<&str> = SERVICES
         .into_iter()
         .filter(|service| outage.as_ref().is_none_or(|outage| outage.service() != Some(service)))
         .collect();
+    let health = Listener::open_for_development().await?;
     let fleet = Fleet::start(&env.config, &inside, &configs).await?;
+    health.watch(&fleet);
     let keeper = tokio::spawn(topology::keep(env.config.clone()));
     let http_addr = env.config.http_addr.context("an address")?;
     env.announce(http_addr)?;
@@ -95,7 +99,7 @@ pub async fn run(options: Demo) -> Result<()> {
         };
         let accounted = account_for(&held, &http, &env, &show).await;
         if accounted.is_ok() && !options.exit {
-            show.stay(&http, &env, &options.data);
+            show.stay(&http, &env, &options.data, health.addr());
             stop::wait(false).await;
         }
         (accounted, held.part)

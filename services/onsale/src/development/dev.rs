@@ -12,6 +12,7 @@ use super::{
 use crate::{
     deployment::DATA_FOLDER,
     fleet::{Fleet, ServiceConfigs},
+    health::Listener,
     registry::{self, SERVICES},
     stop,
 };
@@ -54,7 +55,10 @@ pub async fn run(options: Dev) -> Result<()> {
     if options.http.is_some() {
         env.config.http_addr = options.http;
     }
+    let health = Listener::open_for_development().await?;
     let fleet = Fleet::start(&env.config, &names, &configs(&env)?).await?;
+    health.watch(&fleet);
+    eprintln!("metrics of all services: http://{}/metrics", health.addr());
     let keeper = tokio::spawn(topology::keep(env.config.clone()));
     let http_addr = fleet.http_addr().context("without the gateway, use `run`")?;
     println!("http://{http_addr}");

@@ -88,6 +88,7 @@ impl Seen {
 
 fn report(link: &Link, health: &Health, by: &str, gap: &Gap, count: usize) {
     health.add_missed(count as u64);
+    health.metrics().aged_out(count as u64);
     error!(
         service = link.service(),
         by,

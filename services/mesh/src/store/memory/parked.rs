@@ -8,7 +8,7 @@ use events::{UserId, dead_letter::DeadLetterState};
 use super::{InMemory, Memory, rows::later, table::happened};
 use crate::{
     parked::{Parked, ParkedState, one_line},
-    store::engine::{Failure, Parking, Show, Verdict, Which},
+    store::engine::{Failure, ParkedOpen, Parking, Show, Verdict, Which},
 };
 
 #[async_trait]
@@ -72,6 +72,18 @@ impl<B: InMemory> Parking for Memory<B> {
         let how = happened(DeadLetterState::Discarded, Some(by), Some(why));
         let table = &mut self.database.kept.lock().await.parked;
         Ok(table.end(number, ParkedState::Discarded, how, crate::clock::now()))
+    }
+
+    async fn parked_open(&self) -> Result<ParkedOpen, Failure> {
+        let table = &self.database.kept.lock().await.parked;
+        let mut open = ParkedOpen::default();
+        for row in table.0.values().filter(|row| row.parked.state.is_open()) {
+            match row.parked.state {
+                ParkedState::Dead => open.dead += 1,
+                _ => open.waiting += 1,
+            }
+        }
+        Ok(open)
     }
 
     async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure> {

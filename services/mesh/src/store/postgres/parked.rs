@@ -15,7 +15,7 @@ use super::{ANSWER_TIMEOUT, Database};
 use crate::{
     batch::closing::Parking,
     parked::{Parked, ParkedState, key::NONE, one_line, pause_after},
-    store::engine::{self, Failure, Show, Verdict, Which},
+    store::engine::{self, Failure, ParkedOpen, Show, Verdict, Which},
 };
 
 /// The columns of a row, as [`Parked`] reads them.
@@ -28,6 +28,8 @@ macro_rules! columns {
 
 /// Events of one order key listed at most.
 const SHOWN_MAX: usize = 10_000;
+/// Open events counted at most.
+const COUNTED_MAX: i64 = 10_000;
 
 /// Whether any order key is held.
 pub(super) async fn is_any_held(tx: &mut PgConnection) -> Result<bool, Failure> {
@@ -271,6 +273,22 @@ impl engine::Parking for Database {
                 end(&mut tx, number, ParkedState::Discarded, Some(by), Some(why)).await?;
             tx.commit().await?;
             Ok(was_open)
+        })
+        .await
+    }
+
+    async fn parked_open(&self) -> Result<ParkedOpen, Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            let (waiting, dead): (i64, i64) = sqlx::query_as(
+                "select count(*) filter (where state <> 'dead'),
+                        count(*) filter (where state = 'dead')
+                 from (select state from mesh.parked where ended_at is null
+                       order by due_at limit $1) as open",
+            )
+            .bind(COUNTED_MAX)
+            .fetch_one(&self.pool)
+            .await?;
+            Ok(ParkedOpen { waiting: waiting.unsigned_abs(), dead: dead.unsigned_abs() })
         })
         .await
     }

@@ -243,7 +243,7 @@ impl Keyspace {
             Some(outcome) => outcome,
             None => outcome_of_work(handlers, work, ended.next(), now),
         });
-        Ok(Ran { outcomes: outcomes.collect(), emitted, announced, parked })
+        Ok(Ran { outcomes: outcomes.collect(), emitted, announced, parked, ..Ran::default() })
     }
 
     /// Retries a parked event.

@@ -18,6 +18,8 @@ local EARLY_PAUSE = 20000
 local HISTORY_MAX = 100
 -- Characters of a cause that are kept.
 local CAUSE_MAX = 4000
+-- Open rows that are counted at most.
+local COUNTED_MAX = 5000
 
 local parked = {}
 
@@ -187,6 +189,19 @@ end
 -- The newest `most` rows of a set, in the order of parking.
 function serves.parked(set, most)
   return rows_of(call('ZRANGE', own('parked:' .. set), -most, -1))
+end
+
+-- How many open rows are no dead letters, and how many are; of the first some thousands.
+function serves.parked_open()
+  local waiting, dead = 0, 0
+  for _, number in ipairs(call('ZRANGE', own('parked:open'), 0, COUNTED_MAX - 1)) do
+    if call('HGET', own('parked:row:' .. number), 'state') == 'dead' then
+      dead = dead + 1
+    else
+      waiting = waiting + 1
+    end
+  end
+  return { whole(waiting), whole(dead) }
 end
 
 function serves.parked_one(number)

@@ -8,11 +8,14 @@ use events::{
     dead_letter::{DeadLetterEvent, DeadLetterState},
 };
 
-use super::{call::Parts, keyspace::Keyspace};
+use super::{
+    call::Parts,
+    keyspace::{Keyspace, NOTHING},
+};
 use crate::{
     clock,
     parked::{Parked, ParkedState, one_line},
-    store::engine::{Failure, Parking, Show, Verdict, Which},
+    store::engine::{Failure, ParkedOpen, Parking, Show, Verdict, Which},
 };
 
 /// How long an ended row is kept.
@@ -54,6 +57,11 @@ impl Parking for Keyspace {
         let note = happened(DeadLetterState::Discarded, Some(by), Some(why));
         let mut parts = self.serve("discard", (number, note)).await?;
         Ok(parts.take::<u8>()? == 1)
+    }
+
+    async fn parked_open(&self) -> Result<ParkedOpen, Failure> {
+        let mut parts = self.serve("parked_open", NOTHING).await?;
+        Ok(ParkedOpen { waiting: parts.take()?, dead: parts.take()? })
     }
 
     async fn parked(&self, show: Show) -> Result<Vec<Parked>, Failure> {

@@ -2,6 +2,7 @@
 
 use std::{
     io::IsTerminal,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -138,11 +139,12 @@ impl Show {
     }
 
     /// Prints what can be tried now.
-    pub(super) fn stay(&self, http: &Http, env: &Environment, data: &Path) {
+    pub(super) fn stay(&self, http: &Http, env: &Environment, data: &Path, health: SocketAddr) {
         let base = http.base();
         println!("\nThe mesh stays up; stop it with Ctrl-C. Try:\n");
         println!("  {base}/                 what there is, in a browser");
         println!("  {base}/openapi.json     the API");
+        println!("  http://{health}/metrics          what all services measure");
         println!("  curl -s {base}/v1/concerts");
         println!(
             "  curl -s {base}/v1/users -H 'content-type: application/json' \\\n       \
