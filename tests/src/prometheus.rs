@@ -85,14 +85,16 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `targets` as the job `onsale`; `None` where it is not installed.
+    /// Whether there is one to start.
+    pub fn is_installed() -> bool {
+        is_installed("prometheus") && is_installed("setpriv")
+    }
+
+    /// Starts one that scrapes `targets` as the job `onsale`.
     ///
     /// # Panics
     /// When it cannot be started.
-    pub async fn start(targets: &[SocketAddr]) -> Option<Self> {
-        if !is_installed("prometheus") {
-            return None;
-        }
+    pub async fn start(targets: &[SocketAddr]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("prometheus.yml");
         fs::write(&config, configuration(targets).to_string()).expect("its configuration");
@@ -105,7 +107,7 @@ impl Prometheus {
                 assert!(tokio::time::Instant::now() < until, "prometheus is not ready");
                 let ready = http.get("/-/ready").send().await;
                 if ready.is_ok_and(|answer| answer.status == 200) {
-                    return Some(Self { http, child, _folder: folder });
+                    return Self { http, child, _folder: folder };
                 }
                 tokio::time::sleep(PROBE).await;
             }

@@ -21,11 +21,16 @@ const WITH_EXEMPLARS: [&str; 2] =
 /// The width of a dashboard.
 const WIDTH: u64 = 24;
 
-/// What the program exports: the names of samples.
+/// What the program exports: the names of samples. A test of the metrics compares the page with
+/// what is exported.
 fn exported() -> BTreeSet<String> {
-    let text = project::read("tests/it/deploy/metrics.txt");
-    let lines = text.lines().filter_map(|line| line.split_once(' '));
-    lines.flat_map(|(name, kind)| samples(name, kind)).collect()
+    let page = project::read("docs/metrics.md");
+    let rows = page.lines().filter_map(|line| {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let name = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+        Some(samples(name, cells.next()?))
+    });
+    rows.flatten().collect()
 }
 
 fn all() -> Vec<Query> {

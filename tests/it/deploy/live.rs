@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
 };
 
 use events::{
@@ -22,6 +22,7 @@ use onsale::{
     registry::SERVICES,
 };
 use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
 
 use super::queries::{alerts, filled_in, of_dashboards, of_rules, of_spans};
 use crate::{
@@ -31,6 +32,8 @@ use crate::{
 
 /// The service that runs in a process of its own, and is stopped.
 const GONE: &str = "point";
+/// A free port of this machine.
+const FREE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 /// What a sale shows, once two seats of a schedule with four are paid.
 const IN_A_SALE: [(&str, f64); 9] = [
     ("count(count by (service) (onsale_ready))", SERVICES.len() as f64),
@@ -50,24 +53,25 @@ struct Watched {
     sink: Sink,
     prometheus: Prometheus,
     /// Serves the metrics of all services but one, until dropped.
-    _others: Listener,
+    _others: Served,
     schedule: ScheduleId,
 }
 
 #[test]
 fn prometheus_answers_every_query_in_a_sale_and_sees_a_stalled_saga_and_a_dead_letter() {
+    if !Prometheus::is_installed() {
+        println!("skipped: the package `prometheus` is not installed");
+        return;
+    }
     run(async {
         let sink = Sink::start().await.expect("a collector");
         let others: Vec<&str> = SERVICES.into_iter().filter(|service| *service != GONE).collect();
         let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
         let mesh = Mesh::with_configs(&others, traced).await;
-        let served = serve(&mesh.fleet, ([127, 0, 0, 1], 0).into()).await;
-        let (point, of_point) = start(&mesh, ([127, 0, 0, 1], 0).into()).await;
-        let addr = of_point.addr();
-        let Some(prometheus) = Prometheus::start(&[served.addr(), addr]).await else {
-            println!("skipped: the package `prometheus` is not installed");
-            return;
-        };
+        let served = Served::of(&mesh.fleet, FREE).await;
+        let (point, of_point) = start(&mesh, FREE).await;
+        let addr = of_point.addr;
+        let prometheus = Prometheus::start(&[served.addr, addr]).await;
         let schedule = mesh.open(4, |_| {}).await.schedule_id;
         let watched = Watched { mesh, sink, prometheus, _others: served, schedule };
 
@@ -102,19 +106,37 @@ fn prometheus_answers_every_query_in_a_sale_and_sees_a_stalled_saga_and_a_dead_l
     });
 }
 
-/// Serves the metrics of services.
-async fn serve(fleet: &Fleet, addr: SocketAddr) -> Listener {
-    let listener = Listener::open(addr).await.expect("an address");
-    listener.watch(fleet);
-    listener
+/// The metrics of services, served like those of a process of their own: when this is dropped, the
+/// connections of a scraper end as well.
+struct Served {
+    addr: SocketAddr,
+    _listener: Listener,
+    runtime: Option<Runtime>,
+}
+
+impl Served {
+    async fn of(fleet: &Fleet, addr: SocketAddr) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime.spawn(Listener::open(addr)).await.expect("it runs");
+        let listener = listener.expect("an address");
+        listener.watch(fleet);
+        Self { addr: listener.addr(), _listener: listener, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 /// The service that is alone, and its metrics.
-async fn start(mesh: &Mesh, addr: SocketAddr) -> (Fleet, Listener) {
+async fn start(mesh: &Mesh, addr: SocketAddr) -> (Fleet, Served) {
     let configs = ServiceConfigs::default();
     let fleet = Fleet::start(&mesh.env.config, &[GONE], &configs).await.expect("a service");
-    let listener = serve(&fleet, addr).await;
-    (fleet, listener)
+    let served = Served::of(&fleet, addr).await;
+    (fleet, served)
 }
 
 impl Watched {

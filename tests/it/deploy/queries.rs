@@ -137,11 +137,7 @@ pub fn filled_in(expr: &str) -> String {
 
 /// The names that samples of a metric have.
 pub fn samples(name: &str, kind: &str) -> Vec<String> {
-    let ends: &[&str] = match kind {
-        "counter" => &["_total"],
-        "histogram" => &["_bucket", "_sum", "_count"],
-        _ => &[""],
-    };
+    let ends: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
     ends.iter().map(|end| format!("{name}{end}")).collect()
 }
 
