@@ -17,6 +17,7 @@ mod handlers;
 mod health;
 mod journeys;
 mod messages;
+mod micro;
 mod outbox;
 mod permissions;
 mod repeats;
