@@ -19,6 +19,7 @@ mod health;
 mod journeys;
 mod messages;
 mod metrics;
+mod micro;
 mod outbox;
 mod permissions;
 mod repeats;

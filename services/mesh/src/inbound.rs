@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `consumer` | messages of a stream |
 //! | `endpoint`, `bundle`, `reply` | commands and queries over NATS, one by one or many at once, and their answers |
+//! | `micro`, `counts` | the endpoints as NATS services: their description, and their statistics |
 //! | `timer` | what is due |
 //! | `follower`, `read` | whole streams by position, for a service that decides nothing |
 //! | `intake` | the queue that consumers, endpoints and timers share |
@@ -13,10 +14,12 @@
 pub(crate) mod agreement;
 pub(crate) mod bundle;
 pub(crate) mod consumer;
+pub(crate) mod counts;
 pub(crate) mod endpoint;
 pub(crate) mod follower;
 pub mod input;
 pub(crate) mod intake;
+pub(crate) mod micro;
 pub(crate) mod own_id;
 pub(crate) mod read;
 pub(crate) mod repeat;

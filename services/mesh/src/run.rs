@@ -23,6 +23,7 @@ use crate::{
     inbound::endpoint::Endpoints,
     inbound::follower::Follower,
     inbound::intake::{Intake, Taken},
+    inbound::micro::Micro,
     inbound::timer::TimerTask,
     kept,
     metrics::{DeclaredMetrics, OfService, Sampler, next_number},
@@ -433,6 +434,7 @@ fn start_endpoints(
     intake: &Intake,
 ) {
     let endpoints = Arc::new(Endpoints {
+        micro: Micro::new(running.name(), &endpoints),
         link: running.link.clone(),
         endpoints,
         intake: intake.clone(),

@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{
-    HeaderMap, Message,
-    service::{self, Service, ServiceExt, endpoint::Endpoint},
-};
+use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use events::{Problem, SagaId, codes};
 use futures::{
@@ -24,18 +21,20 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    Allow, COMMAND_TIMEOUT, Caller, Link,
+    COMMAND_TIMEOUT, Caller, Link,
     batch::work::{Answered, Meta, Settle, Work},
     batch::worker::unavailable,
     clock,
     deadline::{Late, within},
     health::Health,
     inbound::bundle::{self, Packed},
+    inbound::counts::{Asked, Counts},
     inbound::intake::Intake,
+    inbound::micro::Micro,
     inbound::own_id::own_id,
     inbound::repeat::Key,
     inbound::reply::{Inbox, ReplyTo, inbox, reply},
-    nats::client::STATE,
+    nats::error::BrokerError,
     nats::link::{BROKER, headers},
     service::{DecodedCommand, EndpointSpec, How, query_context::AnyQueryContext},
     supervise::Tasks,
@@ -48,7 +47,7 @@ const QUERIES_MAX: usize = 256;
 const ADMITTING_MAX: usize = 1_024;
 /// What a query waits for, as a timeout names it.
 const STORE: &str = "the store";
-/// How long it may take to join the queue group, or to leave it.
+/// How long it may take to join the queue group.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a request in bytes; the broker's own limit is as large.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -61,6 +60,7 @@ pub(crate) struct Endpoints {
     pub(crate) ctx: AnyQueryContext,
     pub(crate) health: Health,
     pub(crate) queries: Tasks,
+    pub(crate) micro: Micro,
 }
 
 /// Why the task of the endpoints ended before the shutdown.
@@ -70,18 +70,15 @@ pub(crate) enum EndpointError {
     #[error(transparent)]
     Late(#[from] Late),
     /// The queue group could not be joined.
-    #[error("{0}")]
-    NotJoined(#[source] async_nats::Error),
-    /// The queue group could not be left.
-    #[error("{0}")]
-    NotLeft(#[source] async_nats::Error),
+    #[error(transparent)]
+    NotJoined(#[from] BrokerError),
     /// The connection ended.
     #[error("the endpoints were closed")]
     Closed,
 }
 
 /// Incoming requests, each with its endpoint.
-type Requests<'a> = SelectAll<BoxStream<'a, (&'a EndpointSpec, service::Request)>>;
+type Requests<'a> = SelectAll<BoxStream<'a, (&'a EndpointSpec, &'a Arc<Counts>, Message)>>;
 
 impl Endpoints {
     /// Answers requests until shutdown. An instance that cannot use its store leaves the queue
@@ -117,7 +114,7 @@ impl Endpoints {
         left: impl Future<Output = ()>,
     ) -> Result<(), EndpointError> {
         let joined = within(JOIN_TIMEOUT, BROKER, self.join()).await?;
-        let (service, mut requests) = joined.map_err(EndpointError::NotJoined)?;
+        let (mut requests, mut about) = joined?;
         let queries = Arc::new(Semaphore::new(QUERIES_MAX));
         // A token with a new key waits for that key to be fetched. Other requests do not wait
         // with it, least of all the request for the key, which the user service sends itself.
@@ -129,7 +126,7 @@ impl Endpoints {
                 () = &mut left => break,
                 Some(()) = admitting.next() => {}
                 next = requests.next(), if admitting.len() < ADMITTING_MAX => match next {
-                    Some((spec, request)) => for request in self.requests(request.message) {
+                    Some((spec, counts, message)) => for request in self.requests(message, counts) {
                         match request {
                             Ok(request) => admitting.push(self.take(spec, request, &queries)),
                             Err((to, problem)) => {
@@ -139,55 +136,47 @@ impl Endpoints {
                     }
                     None => return Err(EndpointError::Closed),
                 },
+                Some(request) = about.next() => self.micro.answer(&self.link, &request).await,
             }
         }
+        drop(about);
         // Requests that have already arrived are answered.
-        while let Some(Some((spec, request))) = requests.next().now_or_never() {
-            for request in self.requests(request.message).into_iter().flatten() {
+        while let Some(Some((spec, counts, message))) = requests.next().now_or_never() {
+            for request in self.requests(message, counts).into_iter().flatten() {
                 admitting.push(self.take(spec, request, &queries));
             }
         }
         drop(requests);
         while admitting.next().await.is_some() {}
-        drop(admitting);
-        let left = within(JOIN_TIMEOUT, BROKER, service.stop()).await?;
-        left.map_err(EndpointError::NotLeft)
+        Ok(())
     }
 
-    /// Joins the queue group of the service with all of its endpoints.
-    async fn join(&self) -> Result<(Service, Requests<'_>), async_nats::Error> {
-        let name = self.link.service();
-        let service = self
-            .link
-            .answers()
-            .service_builder()
-            .description(format!("Onsale: the {name} service"))
-            .queue_group(name)
-            .start(format!("onsale-{name}"), env!("CARGO_PKG_VERSION"))
-            .await?;
+    /// Joins the queue group of the service with all of its endpoints, and then describes them:
+    /// who is described is also answered.
+    async fn join(&self) -> Result<(Requests<'_>, SelectAll<Subscriber>), BrokerError> {
         let mut requests: Requests<'_> = SelectAll::new();
-        for spec in self.endpoints.values() {
-            if spec.allow == crate::Allow::Inside {
-                continue;
-            }
-            let verb = spec.endpoint.rsplit('.').next().unwrap_or(spec.endpoint);
-            let endpoint: Endpoint = service
-                .endpoint_builder()
-                .name(verb)
-                .add(subject_of(name, spec.endpoint, spec.allow))
-                .await?;
-            requests.push(endpoint.map(move |request| (spec, request)).boxed());
+        for endpoint in &self.micro.endpoints {
+            let Some(spec) = self.endpoints.get(endpoint.endpoint) else { continue };
+            let group = self.link.service().to_owned();
+            let messages = self.link.join_to_answer(endpoint.subject.clone(), group).await?;
+            let counts = &endpoint.counts;
+            requests.push(messages.map(move |message| (spec, counts, message)).boxed());
         }
-        Ok((service, requests))
+        let about = self.micro.listen(&self.link).await?;
+        Ok((requests, about))
     }
 
     /// The requests in a message. None when its answer would go to no inbox: that is not a
     /// request, but an attempt to make this service publish something.
-    fn requests(&self, message: Message) -> Vec<Result<Request, (ReplyTo, Problem)>> {
+    fn requests(
+        &self,
+        message: Message,
+        counts: &Arc<Counts>,
+    ) -> Vec<Result<Request, (ReplyTo, Problem)>> {
         let reply = message.reply.as_ref();
         match reply.map(|subject| inbox(subject)) {
             None => Vec::new(),
-            Some(Some(inbox)) => Request::of(message, inbox),
+            Some(Some(inbox)) => Request::of(message, inbox, &Asked::now(counts)),
             Some(None) => {
                 let count = self.health.add_unanswered();
                 // The more there are, the fewer are logged: a client that sends them must not
@@ -208,7 +197,7 @@ impl Endpoints {
         let began = Instant::now();
         let refused = match self.admit(spec, &request).await {
             Err(problem) => problem,
-            Ok(None) => return,
+            Ok(None) => return request.to.count(&Answered::refused(&codes::TIMED_OUT.into())),
             Ok(Some((mut meta, key))) => match &spec.how {
                 How::Decided(decode) => match decode(&request.body, key.as_ref()) {
                     Err(problem) => problem,
@@ -336,26 +325,23 @@ struct Request {
 impl Request {
     /// The requests in a message: one, or those of a bundle. None when the message has no reply
     /// subject.
-    fn of(message: Message, inbox: Inbox) -> Vec<Result<Self, (ReplyTo, Problem)>> {
+    fn of(message: Message, inbox: Inbox, asked: &Asked) -> Vec<Result<Self, (ReplyTo, Problem)>> {
         let Some(subject) = message.reply.clone() else { return Vec::new() };
+        let to = |at| ReplyTo { subject: subject.clone(), at, asked: asked.clone() };
         let is_bundle = match header(message.headers.as_ref(), headers::BUNDLE) {
             Ok(bundle) => bundle.is_some(),
-            Err(problem) => return vec![Err((ReplyTo { subject, at: None }, problem))],
+            Err(problem) => return vec![Err((to(None), problem))],
         };
         if !is_bundle {
-            let to = ReplyTo { subject: subject.clone(), at: None };
-            let alone = Self::alone(message, to, inbox);
-            return vec![alone.map_err(|problem| (ReplyTo { subject, at: None }, problem))];
+            let alone = Self::alone(message, to(None), inbox);
+            return vec![alone.map_err(|problem| (to(None), problem))];
         }
         match bundle::unpack(&message.payload) {
             Ok(commands) => {
-                let of = |(at, packed)| {
-                    let to = ReplyTo { subject: subject.clone(), at: Some(at) };
-                    Ok(Self::packed(packed, to, inbox))
-                };
+                let of = |(at, packed)| Ok(Self::packed(packed, to(Some(at)), inbox));
                 commands.into_iter().enumerate().map(of).collect()
             }
-            Err(problem) => vec![Err((ReplyTo { subject, at: None }, problem))],
+            Err(problem) => vec![Err((to(None), problem))],
         }
     }
 
@@ -390,17 +376,6 @@ impl Request {
             to,
             inbox,
         }
-    }
-}
-
-/// The subject of an endpoint. The mesh's own endpoints exist once for each service.
-fn subject_of(service: &str, endpoint: &str, allow: Allow) -> String {
-    if allow == Allow::Service {
-        return format!("{STATE}{endpoint}");
-    }
-    match endpoint.strip_prefix("mesh.") {
-        Some(verb) => format!("cmd.{service}.{verb}"),
-        None => format!("cmd.{endpoint}"),
     }
 }
 

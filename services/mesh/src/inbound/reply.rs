@@ -9,16 +9,26 @@ use tracing::warn;
 use crate::{
     Link,
     batch::work::Answered,
+    inbound::counts::{Asked, Tally},
     nats::{error::BrokerError, link::headers},
 };
 
 /// Where an answer goes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct ReplyTo {
     /// The reply subject of the request.
     pub(crate) subject: Subject,
     /// The index of its command in a bundle; `None` for one that came by itself.
     pub(crate) at: Option<usize>,
+    /// Where the request is counted.
+    pub(crate) asked: Asked,
+}
+
+impl ReplyTo {
+    /// Counts a request that gets this answer, or would get it if anyone still waited.
+    pub(crate) fn count(&self, answered: &Answered) {
+        Tally::default().count(&self.asked, answered);
+    }
 }
 
 /// The prefix of every inbox: `_INBOX_<identity>.`.
@@ -66,6 +76,7 @@ pub(crate) struct Bundled<'a> {
 /// Answers that are sent together: those to one bundle are one message.
 #[derive(Default)]
 pub(crate) struct Replies {
+    tally: Tally,
     alone: Vec<(Subject, Answered)>,
     bundled: Vec<(Subject, Vec<(usize, Answered)>)>,
 }
@@ -73,7 +84,8 @@ pub(crate) struct Replies {
 impl Replies {
     /// Adds an answer.
     pub(crate) fn add(&mut self, to: ReplyTo, answered: Answered) {
-        let ReplyTo { subject, at } = to;
+        self.tally.count(&to.asked, &answered);
+        let ReplyTo { subject, at, .. } = to;
         let Some(at) = at else { return self.alone.push((subject, answered)) };
         // A batch holds the commands of a few bundles at most.
         match self.bundled.iter_mut().find(|(of, _)| *of == subject) {
@@ -82,8 +94,9 @@ impl Replies {
         }
     }
 
-    /// Sends them.
+    /// Sends them. They are counted first: who has an answer finds it in the statistics.
     pub(crate) async fn send(self, link: &Link) {
+        drop(self.tally);
         for (subject, answered) in self.alone {
             let mut map = HeaderMap::new();
             map.insert(headers::STATUS, answered.status.to_string());
@@ -131,7 +144,10 @@ fn warn_if_unsent(link: &Link, sent: Result<(), BrokerError>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::inbound::counts::Counts;
 
     #[test]
     fn only_an_inbox_gets_an_answer() {
@@ -169,7 +185,12 @@ mod tests {
     fn the_answers_to_one_bundle_are_one_message() {
         let mut replies = Replies::default();
         let answered = |status, body: &'static str| Answered { status, body: body.into() };
-        let to = |subject: &'static str, at| ReplyTo { subject: subject.into(), at };
+        let counts = Arc::<Counts>::default();
+        let to = |subject: &'static str, at| ReplyTo {
+            subject: subject.into(),
+            at,
+            asked: Asked::now(&counts),
+        };
         replies.add(to("a.1", Some(2)), answered(202, r#"{"x":1}"#));
         replies.add(to("b", None), answered(404, "{}"));
         replies.add(to("a.2", Some(0)), answered(200, "null"));

@@ -180,4 +180,12 @@ impl Link {
     ) -> Result<Subscriber, BrokerError> {
         Ok(within(SEND_TIMEOUT, BROKER, self.client().subscribe(subject)).await??)
     }
+
+    /// The same, as the NATS user for answers.
+    pub(crate) async fn subscribe_to_answer(
+        &self,
+        subject: impl ToSubject,
+    ) -> Result<Subscriber, BrokerError> {
+        Ok(within(SEND_TIMEOUT, BROKER, self.answers().subscribe(subject)).await??)
+    }
 }
