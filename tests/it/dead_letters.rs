@@ -97,7 +97,7 @@ fn poisons(good: &PaymentRequested) -> Vec<Poison> {
     ]
 }
 
-fn requested(user_id: UserId, schedule_id: ScheduleId, amount: i64) -> PaymentRequested {
+pub fn requested(user_id: UserId, schedule_id: ScheduleId, amount: i64) -> PaymentRequested {
     PaymentRequested {
         payment_id: PaymentId(Uuid::now_v7()),
         reservation_id: ReservationId(Uuid::now_v7()),

@@ -86,8 +86,11 @@ fn rights() -> Vec<Right> {
         Right::publish("$JS.API.STREAM.PURGE.MINE", &[PROVISIONER]),
         Right::publish("$JS.API.STREAM.MSG.DELETE.MINE", &[PROVISIONER]),
         Right::publish("probe.x", &[PROVISIONER]),
-        // The health of the broker, and nothing else of its system account.
+        // The health of the broker and the state of its servers, and nothing else of its system
+        // account.
         Right::publish("broker.health", &readers()),
+        Right::publish("broker.jetstream", &["operator"]),
+        Right::publish("$SYS.REQ.SERVER.PING.JSZ", &[]),
         Right::publish("$SYS.REQ.SERVER.PING.HEALTHZ", &[]),
         Right::publish("$SYS.REQ.SERVER.PING.CONNZ", &[]),
     ];

@@ -2,7 +2,8 @@
 //! cannot be used; and what `onsale doctor` finds.
 
 pub mod doctor;
-mod process;
+mod doctor_faults;
+pub mod process;
 mod silent;
 mod store;
 mod unwritable;

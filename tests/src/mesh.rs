@@ -138,6 +138,13 @@ impl Mesh {
         Self { env, fleet, http, organizer, seeds }
     }
 
+    /// A mesh on these servers whose services run elsewhere; `http` is its gateway.
+    pub async fn elsewhere(env: Environment, http: Http) -> Self {
+        let organizer = box_office::organizer(&http, &env.operator).await.expect("an organizer");
+        let seeds = seeds(&env);
+        Self { env, fleet: Fleet::default(), http, organizer, seeds }
+    }
+
     /// Stops everything, in order.
     pub async fn stop(self) {
         self.fleet.stop().await;

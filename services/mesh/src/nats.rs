@@ -9,6 +9,8 @@
 //! | `stored`, `stored_event` | events read from streams |
 //! | `consumer_state` | how far the consumers of a stream have come |
 //! | `observe` | whether the broker can write, how full streams are, and what consumers do |
+//! | `servers` | the servers of the broker: how they sync, their disks and clocks |
+//! | `permitted` | what the broker permits a user |
 //! | `topology` | streams and consumers as data: apply, check |
 
 pub(crate) mod client;
@@ -16,7 +18,9 @@ pub(crate) mod consumer_state;
 pub(crate) mod error;
 pub(crate) mod link;
 pub(crate) mod observe;
+pub(crate) mod permitted;
 pub(crate) mod problem;
+pub(crate) mod servers;
 pub(crate) mod stored;
 pub(crate) mod stored_event;
 pub mod topology;

@@ -13,7 +13,7 @@ use crate::{
     fleet::{self, Fleet, ServiceConfigs},
     flows, health, log,
     registry::{self, SERVICES, WITH_DATABASE},
-    replay, saga, secrets, stop, verify,
+    replay, saga, secrets, stop, top, verify,
 };
 
 /// Sells concert seats: a mesh of services on NATS JetStream.
@@ -51,6 +51,8 @@ enum Command {
     DeadLetters(dead_letters::Command),
     /// Checks servers, databases, streams and services; fails when something is wrong
     Doctor(doctor::Doctor),
+    /// Shows a running mesh on one screen, live: sale, services, outboxes, consumers, sagas
+    Top(top::Top),
     /// Exports sales events to the data platform again, or writes them as Parquet files
     Export(export::Export),
     /// Checks the invariants
@@ -185,6 +187,7 @@ async fn run(command: Command) -> Result<()> {
             bail!("{} differences; `onsale topology apply` removes them", drifts.len());
         }
         Command::Doctor(options) => doctor::run(options).await,
+        Command::Top(options) => top::run(options).await,
         Command::Export(options) => export::run(options).await,
         Command::Audit(Audit::Verify(options)) => verify::run(options).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,

@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `check` | what a check needs, and its outcome |
 //! | `broker` | whether the broker can write, its streams and consumers |
-//! | `consumers` | whether consumers make progress while events wait |
+//! | `permissions` | what the broker permits each identity |
+//! | `consumers` | whether consumers make progress while events wait, and how long events wait |
 //! | `stores` | databases and Valkey: whether they can be used, outboxes, dead letters |
+//! | `clocks` | whether the clocks of the servers agree with ours |
+//! | `disks` | room in JetStream and on disks, as far as it is visible |
 //! | `sagas` | stalled sagas, violations, an export that is stuck |
 //!
 //! A part that answers may still not work, so each check looks at work done: something was
@@ -13,7 +16,10 @@
 
 mod broker;
 mod check;
+mod clocks;
 mod consumers;
+mod disks;
+mod permissions;
 mod sagas;
 mod stores;
 
@@ -25,6 +31,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use futures::{FutureExt, future::BoxFuture};
 use mesh::MeshClient;
+use serde::Serialize;
 
 use check::{Checked, Outcome, link, skipped};
 
@@ -39,21 +46,60 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(12);
 
 const GOOD: Style = AnsiColor::Green.on_default();
+const WARN: Style = AnsiColor::Yellow.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
 /// Options of `onsale doctor`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Each line is one check: `ok`, `warn` (it works, but not for long or not well), `wrong`, or `-` when
+it was not checked, and why. The command fails when something is wrong.")]
 pub struct Doctor {
     /// Where a running `dev` or `demo` keeps its data; not used when the environment names
     /// servers
     #[arg(long, value_name = "DIR", default_value = DATA_FOLDER)]
     pub data: PathBuf,
+    /// Prints JSON, one object a line: `what`, `state` (ok, warning, wrong, not_checked), `detail`
+    #[arg(long)]
+    pub json: bool,
 }
 
-struct Finding {
-    what: String,
-    outcome: Outcome,
+/// The state of what was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It works.
+    Ok,
+    /// It works, but not for long, or not well.
+    Warning,
+    /// It does not work.
+    Wrong,
+    /// There was nothing to check, or no way to.
+    NotChecked,
+}
+
+/// The outcome of one check.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// The part that was checked.
+    pub what: String,
+    /// Its state.
+    pub state: State,
+    /// What was seen, and what to do about it.
+    pub detail: String,
+}
+
+impl Finding {
+    fn new(what: String, outcome: Outcome) -> Self {
+        let (state, detail) = match outcome {
+            Ok(Checked::Good(detail)) => (State::Ok, detail),
+            Ok(Checked::Warning(detail)) => (State::Warning, detail),
+            Ok(Checked::Skipped(detail)) => (State::NotChecked, detail),
+            Err(error) => (State::Wrong, format!("{error:#}")),
+        };
+        Self { what, state, detail: detail.replace('\n', " ") }
+    }
 }
 
 /// Checks every part and prints the findings.
@@ -62,36 +108,51 @@ struct Finding {
 /// When there is nothing to check, or something is wrong.
 pub async fn run(options: Doctor) -> Result<()> {
     let config = deployment::find(&options.data)?;
-    let findings = examine(&config).await;
-    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
-    for Finding { what, outcome } in &findings {
-        let (style, word, detail) = match outcome {
-            Ok(Checked::Good(detail)) => (GOOD, "ok", detail.clone()),
-            Ok(Checked::Skipped(detail)) => (DIM, "-", detail.clone()),
-            Err(detail) => (BAD, "wrong", format!("{detail:#}")),
-        };
-        println!("{style}{word:5}{style:#}  {what:width$}  {}", detail.replace('\n', " "));
+    let findings = findings(&config).await;
+    if options.json {
+        for finding in &findings {
+            println!("{}", serde_json::to_string(finding)?);
+        }
+    } else {
+        print(&findings);
     }
-    match findings.iter().filter(|finding| finding.outcome.is_err()).count() {
+    match findings.iter().filter(|finding| finding.state == State::Wrong).count() {
         0 => Ok(()),
         1 => bail!("1 check failed"),
         failed => bail!("{failed} checks failed"),
     }
 }
 
-/// What is wrong with a deployment, part by part; empty when every check succeeds.
-pub async fn problems(config: &Config) -> Vec<String> {
-    let findings = examine(config).await.into_iter();
-    findings.filter_map(|one| Some(format!("{}: {:#}", one.what, one.outcome.err()?))).collect()
+fn print(findings: &[Finding]) {
+    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
+    for Finding { what, state, detail } in findings {
+        let (style, word, before) = match state {
+            State::Ok => (GOOD, "ok", ""),
+            State::Warning => (WARN, "warn", ""),
+            State::Wrong => (BAD, "wrong", ""),
+            State::NotChecked => (DIM, "-", "not checked: "),
+        };
+        println!("{style}{word:5}{style:#}  {what:width$}  {before}{detail}");
+    }
 }
 
-async fn examine(config: &Config) -> Vec<Finding> {
+/// What is wrong with a deployment, part by part; empty when every check succeeds.
+pub async fn problems(config: &Config) -> Vec<String> {
+    let findings = findings(config).await.into_iter();
+    let wrong = findings.filter(|finding| finding.state == State::Wrong);
+    wrong.map(|finding| format!("{}: {}", finding.what, finding.detail)).collect()
+}
+
+/// The outcome of every check.
+pub async fn findings(config: &Config) -> Vec<Finding> {
     let mut checks: Vec<(String, BoxFuture<'_, Outcome>)> = Vec::new();
     // A service that answers can connect as its other user as well.
     for identity in SERVICES.into_iter().chain([PROVISIONER, OPERATOR]) {
         checks.push((format!("nats as {identity}"), connects(config, identity).boxed()));
     }
     checks.push(("broker".into(), broker::works(config).boxed()));
+    checks.push(("sync_interval".into(), broker::synced(config).boxed()));
+    checks.push(("permissions".into(), permissions::granted(config).boxed()));
     checks.push(("streams and consumers".into(), broker::topology(config).boxed()));
     checks.push(("room in the streams".into(), broker::room(config).boxed()));
     for service in WITH_DATABASE {
@@ -107,7 +168,10 @@ async fn examine(config: &Config) -> Vec<Finding> {
         checks.push((format!("service {service}"), answers(config, service).boxed()));
     }
     checks.push(("events consumed".into(), consumers::progress(config).boxed()));
-    checks.push(("events kept".into(), consumers::retained(config).boxed()));
+    checks.push(("lag".into(), consumers::lag(config).boxed()));
+    checks.push(("clocks".into(), clocks::agree(config).boxed()));
+    checks.push(("disk of the broker".into(), disks::of_broker(config).boxed()));
+    checks.push(("disk of the databases".into(), disks::of_databases(config).boxed()));
     checks.push(("sagas".into(), sagas::stalled(config).boxed()));
     checks.push(("violations".into(), sagas::violations(config).boxed()));
     checks.push(("export".into(), sagas::export(config).boxed()));
@@ -115,7 +179,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     let finding = |(what, check)| async move {
         let outcome = tokio::time::timeout(WITHIN, check).await;
         let late = || Err(anyhow!("no answer within {} s", WITHIN.as_secs()));
-        Finding { what, outcome: outcome.unwrap_or_else(|_| late()) }
+        Finding::new(what, outcome.unwrap_or_else(|_| late()))
     };
     futures::future::join_all(checks.into_iter().map(finding)).await
 }
@@ -139,7 +203,11 @@ async fn answers(config: &Config, service: &str) -> Outcome {
     match pong {
         Ok(version) => Ok(Checked::Good(format!("answers, version {version}"))),
         Err(problem) => {
-            bail!("no instance answers: none runs, or none can use its store ({})", problem.detail)
+            bail!(
+                "no instance answers: none runs, or none can use its store ({}); start it with \
+                 onsale run {service}, or see what its /readyz reports",
+                problem.detail
+            )
         }
     }
 }
@@ -155,9 +223,9 @@ async fn gateway_is_ready(addr: Option<SocketAddr>) -> Outcome {
         Ok(answer) => {
             let problem = serde_json::from_slice::<events::Problem>(&answer.body);
             let detail = problem.map_or_else(|_| answer.status.to_string(), |one| one.detail);
-            bail!("{addr}: {detail}")
+            bail!("{addr}: {detail}; its /readyz lists what keeps it from its work")
         }
-        Err(error) => bail!("{addr}: {error:#}"),
+        Err(error) => bail!("{addr}: {error:#}; start it with onsale run gateway"),
     }
 }
 
@@ -167,8 +235,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_is_not_configured_is_skipped_but_a_missing_broker_is_wrong() {
-        let findings = examine(&Config::default()).await;
-        let wrong = findings.iter().filter(|finding| finding.outcome.is_err());
+        let findings = findings(&Config::default()).await;
+        let wrong = findings.iter().filter(|finding| finding.state == State::Wrong);
         let wrong: Vec<_> = wrong.map(|finding| &finding.what).collect();
         assert!(wrong.iter().any(|what| what.as_str() == "nats as point"), "{wrong:?}");
         assert!(!wrong.iter().any(|what| what.as_str() == "database of point"), "{wrong:?}");

@@ -20,6 +20,7 @@
 //! | `flows` | which events follow from which, as tables and diagrams |
 //! | `dead_letters` | events that services could not handle |
 //! | `doctor` | what is wrong with a deployment |
+//! | `top` | a mesh on one screen, live |
 //! | `export` | exporting sales events again, a range of them |
 //! | `verify` | whether events and databases keep the invariants |
 //! | `secrets` | the passwords and keys of a deployment |
@@ -49,4 +50,5 @@ mod retention;
 pub mod saga;
 pub mod secrets;
 mod stop;
+pub mod top;
 pub mod verify;

@@ -24,6 +24,22 @@ pub struct Where {
     pub data: PathBuf,
 }
 
+/// The gateway that the environment names, else that of the `dev` or `demo` that runs on this data;
+/// with the operator's account there.
+///
+/// # Errors
+/// When there is neither.
+pub(crate) fn gateway(at: &Where) -> Result<(String, Credentials)> {
+    let (base, credentials) = match std::env::var(URL) {
+        Ok(url) if !url.is_empty() => (url, deployment::operator_from_env()?),
+        _ => {
+            let ready = Ready::read(&at.data, URL)?;
+            (format!("http://{}", ready.http_addr), ready.operator)
+        }
+    };
+    Ok((base.trim_end_matches('/').to_owned(), credentials))
+}
+
 /// The operator, logged in.
 pub struct Operator {
     http: Http,
@@ -37,14 +53,8 @@ impl Operator {
     /// # Errors
     /// When there is neither, or the log-in is refused.
     pub async fn log_in(at: &Where) -> Result<Self> {
-        let (base, credentials) = match std::env::var(URL) {
-            Ok(url) if !url.is_empty() => (url, deployment::operator_from_env()?),
-            _ => {
-                let ready = Ready::read(&at.data, URL)?;
-                (format!("http://{}", ready.http_addr), ready.operator)
-            }
-        };
-        Self::at(Http::new(base.trim_end_matches('/')), &credentials).await
+        let (base, credentials) = gateway(at)?;
+        Self::at(Http::new(base), &credentials).await
     }
 
     /// Logs in at this gateway.

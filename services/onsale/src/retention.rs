@@ -39,14 +39,36 @@ pub(crate) async fn has_room(
     )
 }
 
-/// The consumers, and the services that read by position, that have left events of a stream
-/// unconsumed for a day.
+/// A consumer, or a service that reads by position, that has events of a stream before it.
+#[derive(Debug, Clone)]
+pub(crate) struct Behind {
+    /// The service that consumes.
+    pub(crate) consumer: String,
+    /// The service that has emitted them.
+    pub(crate) emitter: &'static str,
+    /// When the first of them was emitted.
+    pub(crate) since: Timestamp,
+}
+
+impl Behind {
+    /// For how many seconds the first of them has waited.
+    pub(crate) fn secs(&self, now: Timestamp) -> i64 {
+        (now.0 - self.since.0).whole_seconds()
+    }
+
+    /// Whether the stream will drop events before they are consumed.
+    pub(crate) fn is_late(&self, now: Timestamp) -> bool {
+        is_late(self.since, now)
+    }
+}
+
+/// Who has events before it that are not consumed, and since when.
 ///
 /// # Errors
 /// When the broker or a database cannot be read.
-pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Result<Vec<String>> {
+pub(crate) async fn behind(config: &Config, client: &MeshClient) -> Result<Vec<Behind>> {
     let unread = |error: StreamError| anyhow!(error.with_cause());
-    let mut late = Vec::new();
+    let mut found = Vec::new();
     for wiring in registry::wirings() {
         let emits = wiring.consumes.iter().chain(&wiring.answers).chain(&wiring.timers);
         if emits.flat_map(|(_, emits)| emits.iter()).next().is_none() {
@@ -58,8 +80,10 @@ pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Resu
             }
             let events: Vec<&str> =
                 consumer.filters.iter().filter_map(|one| events::event_of_subject(one)).collect();
-            let (emitter, name) = (wiring.service, consumer.name.as_str());
-            late.extend(lateness(client, emitter, name, consumer.floor, &events).await?);
+            let emitter = wiring.service;
+            let since = waiting_since(client, emitter, consumer.floor, &events).await?;
+            let behind = |since| Behind { consumer: consumer.name.clone(), emitter, since };
+            found.extend(since.map(behind));
         }
     }
     for wiring in registry::wirings() {
@@ -73,30 +97,27 @@ pub(crate) async fn late_consumers(config: &Config, client: &MeshClient) -> Resu
         emitters.sort_unstable();
         emitters.dedup();
         for emitter in emitters {
-            let position = positions.of(emitter);
-            late.extend(lateness(client, emitter, wiring.service, position, &[]).await?);
+            let since = waiting_since(client, emitter, positions.of(emitter), &[]).await?;
+            let behind = |since| Behind { consumer: wiring.service.to_owned(), emitter, since };
+            found.extend(since.map(behind));
         }
     }
-    Ok(late)
+    Ok(found)
 }
 
-/// How late a consumer is that has consumed everything up to the sequence `floor`, in words;
-/// `None` when the first event after it that concerns the consumer is younger than a day.
-async fn lateness(
+/// When the first event was emitted that a consumer has not consumed, which has consumed
+/// everything up to the sequence `floor`; `None` when it has consumed all that concerns it.
+async fn waiting_since(
     client: &MeshClient,
     emitter: &str,
-    consumer: &str,
     floor: u64,
     events: &[&str],
-) -> Result<Option<String>> {
+) -> Result<Option<Timestamp>> {
     let messages = client.stored_messages(emitter, floor + 1, mesh::STORED_MESSAGES_MAX).await;
     let messages = messages.map_err(|error| anyhow!(error.with_cause()))?;
     let concerns = |event: &&mesh::StoredEvent| events.is_empty() || events.contains(&event.name());
     let first = messages.iter().flat_map(|message| &message.events).find(concerns);
-    let at = first.and_then(mesh::StoredEvent::at);
-    Ok(at.filter(|at| is_late(*at, mesh::clock::now())).map(|at| {
-        format!("{consumer} has not taken in events of {emitter} since {at}; they will be dropped")
-    }))
+    Ok(first.and_then(mesh::StoredEvent::at))
 }
 
 fn is_late(at: Timestamp, now: Timestamp) -> bool {

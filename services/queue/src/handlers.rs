@@ -145,11 +145,7 @@ pub(crate) fn place(
 
 /// Decodes what `seen` of `room.lua` returns.
 fn seen(value: &Reply) -> Result<Seen, Problem> {
-    let moment = |index| {
-        let millis = value.get(index)?;
-        Timestamp::from_unix_millis(millis).ok_or_else(|| Problem::from(events::codes::INTERNAL))
-    };
-    let lately: f64 = value.get(7)?;
+    let moment = |index| moment(value, index);
     Ok(Seen {
         state: domain::state_of(&value.get::<String>(0)?)?,
         version: value.get(1)?,
@@ -157,14 +153,25 @@ fn seen(value: &Reply) -> Result<Seen, Problem> {
         reserve_until: moment(3)?,
         reason: domain::reason_of(&value.get::<String>(4)?),
         ahead: value.get(5)?,
-        room: Pace {
-            opens_at: moment(6)?,
-            lately: (lately >= 0.0).then_some(lately),
-            admission: Admission {
-                per_second: value.get(8)?,
-                active_max: value.get(9)?,
-                pass_secs: value.get(10)?,
-            },
+        room: pace(value, 6)?,
+    })
+}
+
+/// How fast a room moves, from the five values at `from`.
+pub(crate) fn pace(value: &Reply, from: usize) -> Result<Pace, Problem> {
+    let lately: f64 = value.get(from + 1)?;
+    Ok(Pace {
+        opens_at: moment(value, from)?,
+        lately: (lately >= 0.0).then_some(lately),
+        admission: Admission {
+            per_second: value.get(from + 2)?,
+            active_max: value.get(from + 3)?,
+            pass_secs: value.get(from + 4)?,
         },
     })
+}
+
+fn moment(value: &Reply, index: usize) -> Result<Timestamp, Problem> {
+    let millis = value.get(index)?;
+    Timestamp::from_unix_millis(millis).ok_or_else(|| Problem::from(events::codes::INTERNAL))
 }

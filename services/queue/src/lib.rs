@@ -33,6 +33,7 @@ mod handlers;
 mod metrics;
 mod rebuild;
 mod room;
+mod rooms;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ use mesh::{
 
 pub use rebuild::WaitingRooms;
 pub use room::{Config, NAME, Room};
+pub use rooms::{RoomState, rooms};
 pub use signer::Signer;
 
 /// How often a room expires places and admits the next fans; `lua/line.lua` has the same number.

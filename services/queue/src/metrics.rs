@@ -36,10 +36,10 @@ static PASSES: Metric = Metric::gauge(
 /// The gauges that are sampled.
 pub(crate) const GAUGES: &[&Metric] = &[&WAITING, &LONGEST, &ROOMS, &EXPECTED, &PASSES];
 
-/// Values that `reads.rooms` returns for each room.
+/// Values that `reads.open_rooms` returns for each room.
 const VALUES: usize = 7;
 
-/// A room as `reads.rooms` of `line.lua` returns it.
+/// A room as `reads.open_rooms` of `line.lua` returns it.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     waiting: u64,
@@ -50,7 +50,7 @@ struct Seen {
 pub(crate) async fn sample(valkey: &Valkey<Room>) -> Result<Vec<Sample>, Failure> {
     let now = clock::now();
     let away = |problem: Problem| Failure::Unavailable(problem.to_string());
-    let reply = valkey.read(FunctionCall::new("rooms"), now).await.map_err(away)?;
+    let reply = valkey.read(FunctionCall::new("open_rooms"), now).await.map_err(away)?;
     Ok(samples(&seen(&reply).map_err(away)?, now))
 }
 

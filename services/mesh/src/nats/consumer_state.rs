@@ -18,6 +18,12 @@ pub struct ConsumerState {
     pub floor: u64,
     /// The lag: messages not delivered yet, or delivered and not acknowledged.
     pub lag: u64,
+    /// Messages delivered and not acknowledged.
+    pub ack_pending: u64,
+    /// Messages that were delivered more than once and are not acknowledged.
+    pub redelivered: u64,
+    /// How many deliveries it has acknowledged without a gap; it grows while the service works.
+    pub acknowledged: u64,
     /// When it was created.
     pub made_at: Timestamp,
     /// The subjects that it filters for; none for all.
@@ -37,10 +43,13 @@ struct Info {
     ack_floor: Floor,
     num_pending: u64,
     num_ack_pending: u64,
+    #[serde(default)]
+    num_redelivered: u64,
 }
 
 #[derive(Deserialize)]
 struct Floor {
+    consumer_seq: u64,
     stream_seq: u64,
 }
 
@@ -76,6 +85,9 @@ impl From<Info> for ConsumerState {
             name: info.name,
             floor: info.ack_floor.stream_seq,
             lag: info.num_pending + info.num_ack_pending,
+            ack_pending: info.num_ack_pending,
+            redelivered: info.num_redelivered,
+            acknowledged: info.ack_floor.consumer_seq,
             made_at: info.created,
             filters: filter_subjects,
         }
@@ -119,7 +131,7 @@ mod tests {
     fn read(config: &str) -> ConsumerState {
         let info = format!(
             r#"{{"name":"point","created":"2026-11-29T15:43:50.123456789Z","config":{config},
-                "ack_floor":{{"consumer_seq":3,"stream_seq":7}},"num_pending":2,"num_ack_pending":1}}"#
+                "ack_floor":{{"consumer_seq":3,"stream_seq":7}},"num_pending":2,"num_ack_pending":1,"num_redelivered":1}}"#
         );
         serde_json::from_str::<Info>(&info).unwrap().into()
     }
@@ -127,7 +139,8 @@ mod tests {
     #[test]
     fn a_consumer_is_read_with_one_filter_or_several_or_none() {
         let some = read(r#"{"filter_subjects":["onsale.a.b.v1.>","onsale.a.c.v1.>"]}"#);
-        assert_eq!((some.floor, some.lag), (7, 3));
+        assert_eq!((some.floor, some.lag, some.acknowledged), (7, 3, 3));
+        assert_eq!((some.ack_pending, some.redelivered), (1, 1));
         assert_eq!(some.subjects(), ["onsale.a.b.v1.", "onsale.a.c.v1."]);
         assert_eq!(read(r#"{"filter_subject":"onsale.a.b.v1.>"}"#).subjects(), ["onsale.a.b.v1."]);
         assert_eq!(read("{}").subjects(), [""]);

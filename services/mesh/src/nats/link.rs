@@ -358,7 +358,8 @@ pub(crate) fn stream_of(service: &str) -> String {
     service.to_uppercase().replace('-', "_")
 }
 
-fn addresses(urls: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+/// The addresses of the broker's servers.
+pub(crate) fn addresses(urls: &str) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
     let parsed = |url: &str| {
         let address = url.trim().parse();
         address.map_err(|source| ConnectError::Address { address: url.to_owned(), source })

@@ -36,7 +36,7 @@ use crate::{
     store::engine::{Failure, Mark, Pool, Store},
 };
 
-pub use check::{check, connect, default_partitions};
+pub use check::{check, connect, default_partitions, newer_migrations};
 pub use engine::Postgres;
 pub use gates::{GATES, close_gates, gates};
 pub(crate) use limits::{ANSWER_TIMEOUT, POSTGRES};

@@ -55,6 +55,35 @@ fn advice(cause: &str) -> String {
     }
 }
 
+/// Whether each server of the broker has a message on its disk before it acknowledges it.
+pub(super) async fn synced(config: &Config) -> Outcome {
+    let Some(link) = link(config, OPERATOR).await? else {
+        return skipped("the operator's seed is not configured");
+    };
+    let servers = MeshClient::new(link.clone()).broker_servers().await;
+    link.drain().await;
+    let servers = servers.map_err(alone)?;
+    if servers.is_empty() {
+        return skipped(
+            "the broker tells the operator nothing; grant it broker.jetstream, as \
+             jetstream/nats.conf does",
+        );
+    }
+    let late: Vec<_> = servers.iter().filter(|server| !server.syncs_always).collect();
+    match late.first() {
+        None => Ok(Checked::Good("always: what is acknowledged is on the disk".into())),
+        Some(server) => bail!(
+            "{} writes to its disk every {} s ({} of {} servers do): a power loss takes what it \
+             has acknowledged since. Set `sync_interval: always` in its jetstream block and \
+             restart it",
+            server.name,
+            server.sync_interval.as_secs(),
+            late.len(),
+            servers.len()
+        ),
+    }
+}
+
 pub(super) async fn topology(config: &Config) -> Outcome {
     if config.nats_url.is_empty() {
         bail!("set ONSALE_NATS_URL");

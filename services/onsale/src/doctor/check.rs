@@ -13,6 +13,8 @@ pub(super) type Outcome = Result<Checked>;
 /// Nothing is wrong, as far as that could be seen.
 pub(super) enum Checked {
     Good(String),
+    /// It works, but will not for long, or not well; in words.
+    Warning(String),
     /// There was nothing to check, or no way to.
     Skipped(String),
 }

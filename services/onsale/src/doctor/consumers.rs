@@ -13,7 +13,8 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
     config::{Config, OPERATOR},
-    registry, retention,
+    registry,
+    retention::{self, Behind},
 };
 
 /// Between the two looks. A throttled listener pauses for less than this.
@@ -23,6 +24,8 @@ const STUCK_SECS: i64 = 15;
 /// A reader by position is not stuck while its next message is younger than this; it is
 /// throttled for longer than a consumer.
 const UNREAD_SECS: i64 = 30;
+/// An event that waits for longer than this is consumed late.
+const LAG_SECS: i64 = 60;
 
 /// A service and a stream.
 type Pair = (&'static str, &'static str);
@@ -165,17 +168,43 @@ async fn observe_readers(
     Ok(())
 }
 
-/// Whether consumers lag so far that a stream will drop events before they are consumed.
-pub(super) async fn retained(config: &Config) -> Outcome {
+/// For how long the oldest event has waited for each consumer that is behind: after a minute that
+/// is a warning, and after a day a stream will soon drop events before they are consumed.
+pub(super) async fn lag(config: &Config) -> Outcome {
     let Some(link) = link(config, OPERATOR).await? else {
         return skipped("the operator's seed is not configured");
     };
-    let late = retention::late_consumers(config, &MeshClient::new(link.clone())).await;
+    let behind = retention::behind(config, &MeshClient::new(link.clone())).await;
     link.drain().await;
-    match late?.as_slice() {
-        [] => Ok(Checked::Good("no consumer is a day behind".into())),
-        late => bail!(late.join(", ")),
+    judge_lag(behind?, mesh::clock::now())
+}
+
+fn judge_lag(mut behind: Vec<Behind>, now: Timestamp) -> Outcome {
+    behind.sort_by_key(|one| one.since);
+    let late: Vec<String> = behind.iter().filter(|one| one.is_late(now)).map(too_late).collect();
+    if !late.is_empty() {
+        bail!("{}; check whether it runs, and what its /readyz reports", late.join(", "));
     }
+    let Some(oldest) = behind.first() else {
+        return Ok(Checked::Good("no event waits to be consumed".into()));
+    };
+    let Behind { consumer, emitter, .. } = oldest;
+    let said = format!(
+        "the oldest event that waits is one of {emitter} for {consumer}, for {} s",
+        oldest.secs(now).max(0)
+    );
+    Ok(match oldest.secs(now) {
+        ..=LAG_SECS => Checked::Good(said),
+        _ => Checked::Warning(format!(
+            "{said}: {consumer} is slow or does not run; run more instances of it, or see what \
+             its /readyz reports"
+        )),
+    })
+}
+
+fn too_late(one: &Behind) -> String {
+    let Behind { consumer, emitter, since } = one;
+    format!("{consumer} has not taken in events of {emitter} since {since}; they will be dropped")
 }
 
 #[cfg(test)]
@@ -186,6 +215,20 @@ mod tests {
         let active_at = Some(mesh::clock::now().plus_secs(-quiet_secs));
         let moved = (delivered, delivered);
         Progress::Consumer(ConsumerProgress { lag: waiting, moved, active_at, is_paused: false })
+    }
+
+    #[test]
+    fn a_minute_of_lag_is_a_warning_and_a_day_is_wrong() {
+        let now = mesh::clock::now();
+        let behind = |secs: i64| {
+            let since = now.plus_secs(-secs);
+            Behind { consumer: "point".into(), emitter: "payment", since }
+        };
+        assert!(matches!(judge_lag(vec![], now), Ok(Checked::Good(_))));
+        assert!(matches!(judge_lag(vec![behind(5)], now), Ok(Checked::Good(_))));
+        assert!(matches!(judge_lag(vec![behind(5), behind(90)], now), Ok(Checked::Warning(_))));
+        let late = judge_lag(vec![behind(5), behind(2 * 86_400)], now).err().expect("too late");
+        assert!(late.to_string().contains("point has not taken in events of payment since"));
     }
 
     #[test]

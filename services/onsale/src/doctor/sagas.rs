@@ -53,6 +53,9 @@ pub(super) async fn export(config: &Config) -> Outcome {
     let (trouble, attempts): (Option<String>, i64) = (row.get(0), row.get(1));
     match trouble {
         None => Ok(Checked::Good("not stuck".into())),
-        Some(trouble) => bail!("stuck after {attempts} attempts: {trouble}"),
+        Some(trouble) => bail!(
+            "stuck after {attempts} attempts: {trouble}; it is retried until the target \
+             (ONSALE_EXPORT_URL, ONSALE_EXPORT_FOLDER) takes it"
+        ),
     }
 }

@@ -27,7 +27,8 @@ async fn open(config: &Config, service: &str) -> Result<Option<PgConnection>> {
     postgres::connect(url).await.map(Some).map_err(alone)
 }
 
-/// Whether it accepts writes, belongs to the service, and has every migration.
+/// Whether it accepts writes, belongs to the service, and has the migrations of this program and
+/// no others.
 pub(super) async fn database(config: &Config, service: &str) -> Outcome {
     let Some(mut database) = open(config, service).await? else {
         return skipped("not configured");
@@ -41,7 +42,15 @@ pub(super) async fn database(config: &Config, service: &str) -> Outcome {
              housekeeping is stuck; it moves them while the service runs"
         );
     }
-    Ok(Checked::Good("can be written to, and has every migration".into()))
+    let newer = postgres::newer_migrations(&mut database, own).await.map_err(alone)?;
+    let last = own.and_then(|own| own.iter().map(|one| one.version).max()).unwrap_or_default();
+    match newer.last() {
+        None => Ok(Checked::Good(format!("can be written to, and is at migration {last:04}"))),
+        Some(newest) => bail!(
+            "it is at migration {newest:04} and this program at {last:04}: a newer version has \
+             migrated it; run that version"
+        ),
+    }
 }
 
 /// Whether every event is published, and what is marked as published is in the stream.
@@ -88,7 +97,10 @@ fn judge(backlog: Backlog) -> Outcome {
         _ if age_secs <= STUCK_SECS => {
             Ok(Checked::Good(format!("{events} events are about to be published")))
         }
-        _ => bail!("{events} events wait to be published, the oldest for {age_secs} s"),
+        _ => bail!(
+            "{events} events wait to be published, the oldest for {age_secs} s: check whether the \
+             service runs, and what its /readyz reports of the broker"
+        ),
     }
 }
 

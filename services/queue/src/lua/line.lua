@@ -118,7 +118,7 @@ end
 
 -- For each room in which fans may still be admitted: how many wait, how many are admitted, and its
 -- pace.
-function reads.rooms()
+function reads.open_rooms()
   local rooms = {}
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
     local room = room_of(schedule)
@@ -134,6 +134,35 @@ function reads.rooms()
     end
   end
   return rooms
+end
+
+-- The rooms that may still have work to do, the longest queue first, at most `most` of them: for
+-- each one the schedule, who waits, who is admitted, and what the expected wait depends on.
+function reads.rooms(most)
+  local rooms = {}
+  for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
+    local waiting = redis.call('ZCARD', key('waiting:' .. schedule))
+    rooms[#rooms + 1] = { schedule = schedule, waiting = waiting }
+  end
+  table.sort(rooms, function(one, other)
+    if one.waiting ~= other.waiting then
+      return one.waiting > other.waiting
+    end
+    return one.schedule < other.schedule
+  end)
+  local seen = {}
+  for at = 1, math.min(#rooms, tonumber(most)) do
+    local room = room_of(rooms[at].schedule)
+    if room then
+      local pace = tostring(pace_at(room, second_of(room)))
+      for _, value in ipairs({ room.schedule, whole(rooms[at].waiting),
+        whole(redis.call('ZCARD', key('active:' .. room.schedule))), whole(room.opens_at), pace,
+        whole(room.per_second), whole(room.active_max), whole(room.pass_secs) }) do
+        seen[#seen + 1] = value
+      end
+    end
+  end
+  return seen
 end
 
 -- Why a place ends now. An admitted fan has until the pass runs out, at the latest until the show

@@ -35,6 +35,23 @@ async fn a_fan_who_enters_everywhere_at_once_gets_one_place() {
 }
 
 #[tokio::test]
+async fn an_operator_sees_who_waits_who_is_admitted_and_how_long_it_takes() {
+    let mut harness = Harness::open().await;
+    for number in 0..12 {
+        harness.enter(fan(number), -1_000).await.unwrap();
+    }
+    let rooms = crate::rooms(&harness.room, 10, at(-1_000)).await.unwrap();
+    assert_eq!((rooms.len(), rooms[0].schedule_id), (1, SCHEDULE));
+    assert_eq!((rooms[0].waiting, rooms[0].admitted), (12, 0));
+    assert_eq!(rooms[0].expected_wait_secs, 2, "a second until it opens, and one for them all");
+
+    harness.tick(950).await;
+    let rooms = crate::rooms(&harness.room, 10, at(950)).await.unwrap();
+    assert_eq!((rooms[0].waiting, rooms[0].admitted), (7, 5), "as many as may be active");
+    assert_eq!(crate::rooms(&harness.room, 0, at(950)).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn the_events_of_a_place_have_the_form_of_the_contract() {
     let mut harness = Harness::open().await;
     harness.enter(fan(7), 0).await.unwrap();

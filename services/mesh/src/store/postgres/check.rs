@@ -66,6 +66,25 @@ pub async fn check(
     Ok(())
 }
 
+/// The migrations that a database has and this program does not know: those of a newer version.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn newer_migrations(
+    connection: &mut PgConnection,
+    own: Option<&'static Migrator>,
+) -> sqlx::Result<Vec<i64>> {
+    let known = MESH_MIGRATIONS.iter().chain(own.into_iter().flat_map(|own| own.iter()));
+    let known: Vec<i64> = known.map(|migration| migration.version).collect();
+    sqlx::query_scalar(
+        "select version from _sqlx_migrations where success and version <> all($1)
+         order by version",
+    )
+    .bind(known)
+    .fetch_all(connection)
+    .await
+}
+
 /// The tables of the mesh whose default partition has rows, and how many. Housekeeping creates
 /// partitions ahead of time, so there are none unless it has stopped or a clock was wrong.
 ///

@@ -119,6 +119,16 @@ impl Keyspace {
         self.serve("seal", NOTHING).await.map(drop)
     }
 
+    /// The time on the clock of the store.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn clock(&self) -> Result<Timestamp, Failure> {
+        let (secs, micros): (i64, i64) = command(&self.connection, &redis::cmd("TIME")).await?;
+        Timestamp::from_unix_millis(secs * 1_000 + micros / 1_000)
+            .ok_or_else(|| Failure::Refused("its clock cannot be read".into()))
+    }
+
     /// A value kept beside the service's state; empty when there is none.
     ///
     /// # Errors
