@@ -31,6 +31,7 @@ const WITHOUT_CIRCLES: [&str; 20] = [
     "services/ranking/src",
     "services/reservation/src",
     "services/user/src",
+    "tests/model/src",
     "tests/sim/src",
     "tests/src",
     "text/src",

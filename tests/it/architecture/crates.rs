@@ -119,8 +119,9 @@ fn names(list: &[&str]) -> Names {
 
 #[test]
 fn every_crate_of_the_workspace_is_known_here() {
-    let mut known =
-        names(&["auditor", "events", "flows", "mesh", "onsale", "servers", "sim", "tests", "text"]);
+    let mut known = names(&[
+        "auditor", "events", "flows", "mesh", "model", "onsale", "servers", "sim", "tests", "text",
+    ]);
     known.extend(names(&SERVICES));
     assert_eq!(WORKSPACE.members.keys().cloned().collect::<Names>(), known);
     for service in SERVICES {
@@ -181,7 +182,7 @@ fn no_service_depends_on_another() {
         assert!(tried_with.is_subset(&known), "{service} is tested with {tried_with:?}");
         let users = WORKSPACE.users_of(service);
         assert!(
-            users.is_subset(&names(&["onsale", "sim", "tests"])),
+            users.is_subset(&names(&["model", "onsale", "sim", "tests"])),
             "{service} is seen by {users:?}"
         );
     }
@@ -194,7 +195,7 @@ fn the_runtime_depends_on_no_service() {
     assert_eq!(ours("servers"), names(&[]));
     // `servers` is behind the feature `testkit`.
     assert_eq!(ours("mesh"), names(&["events", "servers", "text"]));
-    assert!(ours("onsale").is_disjoint(&names(&["sim", "tests"])));
+    assert!(ours("onsale").is_disjoint(&names(&["model", "sim", "tests"])));
 }
 
 #[test]

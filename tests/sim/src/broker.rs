@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use events::Timestamp;
 use mesh::{
-    memory::{Incoming, Shelf},
+    memory::{Incoming, OwnConsumer, Shelf},
     message::Message,
 };
 use uuid::Uuid;
@@ -95,15 +95,29 @@ impl Broker {
         Acknowledged { sequence: stream.messages.len() as u64, is_duplicate: false }
     }
 
-    /// Delivers messages to a service, at most `most` of them.
-    pub fn deliver(&mut self, service: &'static str, most: usize, now: Timestamp) -> Vec<Incoming> {
+    /// Delivers messages to a service, at most `most` of them. A message for which `delay` has
+    /// an answer comes that many milliseconds later, and others overtake it.
+    pub fn deliver(
+        &mut self,
+        service: &'static str,
+        most: usize,
+        now: Timestamp,
+        mut delay: impl FnMut() -> Option<i64>,
+    ) -> Vec<Incoming> {
         let Some(filter) = self.filters.get(service) else { return Vec::new() };
+        let is_wanted = |subject: &str| {
+            events::event_of_subject(subject).is_some_and(|event| filter.contains(event))
+        };
         let mut delivered = Vec::new();
         let Disk { streams, consumers } = &mut self.now;
         for ((producer, of), consumer) in consumers.iter_mut().filter(|((_, of), _)| *of == service)
         {
             debug_assert_eq!(*of, service);
             let Some(stream) = streams.get(producer) else { continue };
+            // What the stream has lost is not redelivered.
+            consumer.pending.retain(|sequence, _| {
+                stream.at(*sequence).is_some_and(|stored| is_wanted(&stored.message.subject))
+            });
             for (&sequence, (again_at, times)) in &mut consumer.pending {
                 if delivered.len() < most && *again_at <= now {
                     *again_at = now.plus_secs(ACK_WAIT_SECS);
@@ -114,11 +128,18 @@ impl Broker {
             while delivered.len() < most && consumer.delivered < stream.last_sequence() {
                 consumer.delivered += 1;
                 let sequence = consumer.delivered;
-                let Some(incoming) = stream.incoming(producer, sequence, 1) else { continue };
-                let event = events::event_of_subject(&incoming.message.subject);
-                if event.is_some_and(|event| filter.contains(event)) {
-                    consumer.pending.insert(sequence, (now.plus_secs(ACK_WAIT_SECS), 1));
-                    delivered.push(incoming);
+                let stored = stream.at(sequence);
+                if !stored.is_some_and(|stored| is_wanted(&stored.message.subject)) {
+                    continue;
+                }
+                match delay() {
+                    Some(millis) => {
+                        consumer.pending.insert(sequence, (now.plus_millis(millis), 0));
+                    }
+                    None => {
+                        consumer.pending.insert(sequence, (now.plus_secs(ACK_WAIT_SECS), 1));
+                        delivered.extend(stream.incoming(producer, sequence, 1));
+                    }
                 }
             }
         }
@@ -174,6 +195,51 @@ impl Broker {
         self.synced = self.now.clone();
     }
 
+    /// The streams are those of the last sync, or empty, and their consumers stay where they are.
+    pub fn regrow(&mut self, is_empty: bool, now: Timestamp) {
+        let epoch = self.epoch() + 1;
+        if is_empty {
+            let producers: Vec<_> = self.now.streams.keys().copied().collect();
+            self.now.streams = empty(&producers, &self.filters, now, epoch).streams;
+        } else {
+            self.now.streams = self.synced.streams.clone();
+        }
+        self.reconnect(epoch);
+        self.synced = self.now.clone();
+    }
+
+    /// The streams that a service consumes.
+    pub fn consumed_by(&self, service: &str) -> Vec<&'static str> {
+        let own = self.now.consumers.keys().filter(|(_, of)| *of == service);
+        own.map(|(producer, _)| *producer).collect()
+    }
+
+    /// Looks at a service's consumer of a stream.
+    pub fn with_consumer<T>(
+        &self,
+        stream: &'static str,
+        service: &'static str,
+        look: impl FnOnce(&OwnConsumer<'_, Stream>) -> T,
+    ) -> Option<T> {
+        let consumer = self.now.consumers.get(&(stream, service))?;
+        let (stream, filter) = (self.now.streams.get(stream)?, self.filters.get(service)?);
+        let first_pending = consumer.pending.keys().next();
+        let floor = first_pending.map_or(consumer.delivered, |first| first - 1);
+        let is_wanted = |sequence| {
+            let subject = stream.at(sequence).map(|stored| stored.message.subject.as_str());
+            let event = subject.and_then(events::event_of_subject);
+            event.is_some_and(|event| filter.contains(event))
+        };
+        Some(look(&OwnConsumer { stream, floor, is_wanted: &is_wanted }))
+    }
+
+    /// Sets a service's consumer of a stream to go on from a sequence.
+    pub fn reset(&mut self, stream: &'static str, service: &'static str, from: u64) {
+        if let Some(consumer) = self.now.consumers.get_mut(&(stream, service)) {
+            *consumer = Consumer { delivered: from.saturating_sub(1), ..Consumer::default() };
+        }
+    }
+
     fn reconnect(&mut self, epoch: u64) {
         self.now.streams.values_mut().for_each(|stream| stream.epoch = epoch);
     }
@@ -209,8 +275,12 @@ fn empty(
 }
 
 impl Stream {
+    fn at(&self, sequence: u64) -> Option<&Stored> {
+        self.messages.get(usize::try_from(sequence).ok()?.checked_sub(1)?)
+    }
+
     fn incoming(&self, name: &'static str, sequence: u64, times: u64) -> Option<Incoming> {
-        let stored = self.messages.get(usize::try_from(sequence).ok()?.checked_sub(1)?)?;
+        let stored = self.at(sequence)?;
         Some(Incoming { message: stored.message.clone(), stream: name, sequence, times })
     }
 }
@@ -237,7 +307,6 @@ impl Shelf for Stream {
     }
 
     fn id_at(&self, sequence: u64) -> Option<Uuid> {
-        let at = usize::try_from(sequence).ok()?.checked_sub(1)?;
-        Some(self.messages.get(at)?.message.id)
+        Some(self.at(sequence)?.message.id)
     }
 }

@@ -117,6 +117,9 @@ impl Rest {
             if row.state == ReservationState::Pending {
                 wrong.push(format!("hold {} never ended", row.id));
             }
+            if row.expires_at > row.hard_cap_at {
+                wrong.push(format!("hold {} lived past its hard cap", row.id));
+            }
         }
     }
 
@@ -259,22 +262,36 @@ impl Rest {
     }
 }
 
-/// The violations that the auditor finds in all emitted messages.
+/// How a complaint begins that something follows twice from one event or command.
+pub const TWICE: &str = "it follows twice from";
+
+/// The violations that the auditor finds in all emitted messages, and events that follow twice
+/// from the same cause.
 pub fn audit<'a>(messages: impl Iterator<Item = &'a Message>) -> Wrong {
     let flows = Flows::shipped();
     let mut auditor = Auditor::default();
     let mut found = Vec::new();
+    let (mut consequences, mut twice) = (BTreeSet::new(), Wrong::new());
     for (sequence, message) in (1..).zip(messages) {
         let Ok(events) = serde_json::from_slice::<Vec<&RawValue>>(&message.body) else {
             return vec![format!("{} is no batch", message.subject)];
         };
         let envelopes = events.iter().filter_map(|raw| Envelope::decode(raw.get().as_bytes()).ok());
         for envelope in envelopes {
+            let kind = envelope.kind.to_string();
+            let about = envelope.subject.to_string();
+            if let Some(cause) = envelope.causationid
+                && !consequences.insert((cause, kind, about))
+            {
+                let Envelope { kind, subject, .. } = &envelope;
+                twice.push(format!("{TWICE} {cause}: {kind} of {subject}"));
+            }
             found.extend(auditor.handle(flows, &observed(&envelope, sequence)));
         }
     }
     found.extend(auditor.at_rest(mesh::clock::now()));
-    found.iter().map(|violation| format!("the auditor says: {violation:?}")).collect()
+    let said = found.iter().map(|violation| format!("the auditor says: {violation:?}"));
+    twice.into_iter().chain(said).collect()
 }
 
 fn observed(envelope: &Envelope<'_>, stream_seq: u64) -> Observed {

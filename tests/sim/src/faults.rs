@@ -1,6 +1,7 @@
-//! The faults, and the mistakes that are planted to see whether the checks find them.
+//! What goes wrong in a sale.
 
 use clap::ValueEnum;
+use events::EventId;
 use rand::{RngExt as _, rngs::StdRng};
 
 /// Something that goes wrong.
@@ -11,10 +12,16 @@ pub enum Fault {
     Publish,
     /// A message is redelivered for no reason.
     Repeat,
+    /// A delivery is late, and later messages overtake it.
+    Delay,
     /// An acknowledgement or an answer is lost.
     Acknowledgement,
-    /// A process dies in a batch, before the commit or right after it.
+    /// A process dies between any two of its effects: a commit, a publish, a mark, a lease, an
+    /// acknowledgement, an answer.
     Death,
+    /// The handlers cannot handle an event, and panic, until a new version is deployed; then an
+    /// operator retries the dead letters.
+    Poison,
     /// A process is killed.
     Kill,
     /// A process is paused, sometimes for longer than the acknowledgement timeout.
@@ -25,6 +32,9 @@ pub enum Fault {
     RollBack,
     /// The broker has lost everything; the topology is applied again.
     Wipe,
+    /// The streams are those of the last sync, or empty, and grow again past what their
+    /// consumers had reached: these are not set back.
+    Regrow,
     /// The clocks of all services jump, forwards or back.
     ClockJump,
 }
@@ -34,24 +44,28 @@ pub const EVERY_SECS: i64 = 8;
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Publish,
         Self::Repeat,
+        Self::Delay,
         Self::Acknowledgement,
         Self::Death,
+        Self::Poison,
         Self::Kill,
         Self::Pause,
         Self::Cut,
         Self::RollBack,
         Self::Wipe,
+        Self::Regrow,
         Self::ClockJump,
     ];
 
     /// How often in a thousand it strikes where it can; 0 for one that comes at times of its own.
     fn rate(self) -> u32 {
         match self {
-            Self::Publish | Self::Repeat | Self::Acknowledgement => 30,
-            Self::Death => 10,
+            Self::Publish | Self::Repeat | Self::Delay | Self::Acknowledgement => 30,
+            Self::Death => 6,
+            Self::Poison => 4,
             _ => 0,
         }
     }
@@ -60,6 +74,13 @@ impl Fault {
     pub fn comes_by_itself(self) -> bool {
         self.rate() == 0
     }
+}
+
+/// Whether the handlers cannot handle this event, in the sale with this seed.
+pub fn is_poison(event: EventId, seed: u64) -> bool {
+    let (high, low) = event.0.as_u64_pair();
+    let mixed = (high ^ low ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) % 1_000 < u64::from(Fault::Poison.rate())
 }
 
 /// Whether a fault that may come strikes here.
@@ -86,54 +107,4 @@ pub fn luck(may_come: &[Fault], chance: &mut StdRng) -> Luck {
         return Luck::Good;
     }
     [Luck::Unacknowledged, Luck::Lost, Luck::Stuck][chance.random_range(0..3)]
-}
-
-/// A planted mistake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mutation {
-    /// The inbox keeps no message ids.
-    InboxOff,
-    /// No answer is stored under its idempotency key.
-    AnswersOff,
-    /// Messages are marked as published before they are.
-    MarkedBefore,
-    /// Messages without a mark are never swept.
-    SweepOff,
-    /// Outbox and stream are never compared.
-    RollBackUnnoticed,
-    /// Messages are acknowledged before they are handled.
-    AcknowledgedBefore,
-    /// The last event of a message is not handled.
-    HalfHandled,
-    /// Parked events are never retried.
-    ParkedForgotten,
-    /// Timers never run.
-    TimersOff,
-    /// No consumer gets `point.refunded`.
-    RefundLost,
-    /// No consumer gets `reservation.confirm_refused`.
-    RefusalLost,
-    /// No consumer gets `reservation.confirmed`.
-    ConfirmationLost,
-    /// No consumer gets `reservation.cancelled`.
-    CancellationLost,
-    /// No consumer gets `point.debited`.
-    DebitLost,
-    /// No consumer gets `user.withdrawal_refused`.
-    WithdrawalRefusalLost,
-}
-
-impl Mutation {
-    /// The event that no consumer gets.
-    pub fn silenced(self) -> Option<&'static str> {
-        match self {
-            Self::RefundLost => Some("point.refunded"),
-            Self::RefusalLost => Some("reservation.confirm_refused"),
-            Self::ConfirmationLost => Some("reservation.confirmed"),
-            Self::CancellationLost => Some("reservation.cancelled"),
-            Self::DebitLost => Some("point.debited"),
-            Self::WithdrawalRefusalLost => Some("user.withdrawal_refused"),
-            _ => None,
-        }
-    }
 }

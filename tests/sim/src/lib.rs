@@ -4,8 +4,9 @@
 //! outbox, on tables in memory (`mesh::memory`, which passes the conformance suite of engines).
 //! Around them are a broker that behaves like JetStream ([`broker`]), a virtual clock and one
 //! seeded random generator. Messages come twice, late and out of order; publishes are lost or
-//! flushed much later; processes die before and after a commit, pause, or cannot reach the
-//! broker; the broker loses its tail, or everything; clocks jump. Then the faults end,
+//! flushed much later; processes die between any two of their effects, pause, or cannot reach the
+//! broker; the broker loses its tail, or everything, or grows again under its consumers; clocks
+//! jump; handlers panic on some events until a new version is deployed. Then the faults end,
 //! everything comes to rest, and [`checks`] looks at the outcome: every invariant, every promise
 //! that was made to a fan, and whether the auditor agrees.
 //!
@@ -18,8 +19,11 @@ pub mod broker;
 pub mod checks;
 mod concert;
 mod faults;
+mod host;
+mod mutations;
 mod node;
 mod people;
+mod plant;
 mod services;
 mod shrink;
 mod trace;
@@ -27,7 +31,8 @@ mod world;
 
 use std::collections::BTreeMap;
 
-pub use faults::{Fault, Mutation};
+pub use faults::Fault;
+pub use mutations::Mutation;
 pub use shrink::shrink;
 use trace::Trace;
 use world::World;

@@ -1,143 +1,20 @@
-//! One service in the simulation: a process that can die, its store, and its publisher.
+//! One service in the simulation: a process that can die, its publisher and its consumer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use events::Timestamp;
-use mesh::{
-    Service,
-    engine::{Failure, Mark},
-    memory::{Database, DecodedCommand, InMemory, Incoming, Process, Shelf as _, Taken},
-    message::Message,
-    parked::Parked,
-    postgres::Postgres,
-};
+use mesh::{engine::Mark, memory::Shelf as _, message::Message};
 
 use crate::{
     broker::Broker,
-    faults::{Luck, Mutation},
-    people::Wish,
+    faults::Luck,
+    host::{EndpointSpec, Host},
 };
 
-/// At most this many messages are swept at a time.
-const SWEEP_MAX: usize = 64;
+/// How often the streams are checked while the connection stays up, in seconds.
+const AGREE_EVERY_SECS: i64 = 15;
 
-/// A command that was sent to a service.
-pub struct EndpointSpec {
-    /// The command.
-    pub wish: Wish,
-    /// The caller, the idempotency key and the id.
-    pub asking: DecodedCommand,
-    /// The fan who waits for the answer; `None` for a service's own timers.
-    pub person: Option<usize>,
-    /// When it was sent.
-    pub at: Timestamp,
-}
-
-/// Turns a command into work; nothing when it belongs to another service.
-pub type Work<B> = fn(&Process<B>, &Wish, DecodedCommand) -> Option<mesh::Work>;
-
-/// What a service is made of.
-pub struct Plan<B: InMemory> {
-    /// The table of its handlers.
-    pub service: fn() -> Service<Postgres<B>>,
-    /// Its configuration.
-    pub config: fn() -> B::Config,
-    /// Turns a command into work.
-    pub work: Work<B>,
-    /// The commands that are due in its tables.
-    pub due: fn(&B::Tables, Timestamp) -> Vec<Wish>,
-}
-
-/// A running service, whatever its unit of work.
-pub trait Host {
-    /// Takes in messages and commands as one batch.
-    fn take(&self, incoming: &[Incoming], asked: &[EndpointSpec]) -> Result<Taken, Failure>;
-    /// The commands of its timers that are due.
-    fn due(&self, now: Timestamp) -> Vec<Wish>;
-    /// Retries parked events.
-    fn retry(&self) -> Result<Vec<Message>, Failure>;
-    /// Leases messages that have no mark and no lease.
-    fn sweep(&self) -> Vec<Message>;
-    /// Marks messages as published.
-    fn mark(&self, marks: &[Mark]);
-    /// How many events are not published.
-    fn unpublished(&self) -> u64;
-    /// Compares outbox and stream.
-    fn verify(&self, broker: &Broker) -> bool;
-    /// Events that are parked.
-    fn parked(&self) -> Vec<Parked>;
-    /// Makes the next batch die before its commit.
-    fn die_before_commit(&self);
-    /// Replaces the process by a new one.
-    fn restart(&mut self);
-}
-
-/// A service on its store.
-pub struct On<B: InMemory> {
-    name: &'static str,
-    plan: Plan<B>,
-    store: Database<B>,
-    process: Process<B>,
-}
-
-impl<B: InMemory> On<B> {
-    /// A service that was just started on a store.
-    pub fn new(name: &'static str, plan: Plan<B>, store: Database<B>) -> Self {
-        let process = Process::start((plan.service)(), store.clone(), (plan.config)());
-        Self { name, plan, store, process }
-    }
-}
-
-impl<B: InMemory> Host for On<B> {
-    fn take(&self, incoming: &[Incoming], asked: &[EndpointSpec]) -> Result<Taken, Failure> {
-        let mut batch: Vec<_> =
-            incoming.iter().map(|incoming| self.process.message(incoming)).collect();
-        for EndpointSpec { wish, asking, .. } in asked {
-            let work = (self.plan.work)(&self.process, wish, asking.clone());
-            batch.extend(work);
-        }
-        self.process.take(batch)
-    }
-
-    fn due(&self, now: Timestamp) -> Vec<Wish> {
-        self.process.look(|tables| (self.plan.due)(tables, now))
-    }
-
-    fn retry(&self) -> Result<Vec<Message>, Failure> {
-        self.process.retry_due()
-    }
-
-    fn sweep(&self) -> Vec<Message> {
-        self.process.sweep(SWEEP_MAX)
-    }
-
-    fn mark(&self, marks: &[Mark]) {
-        self.process.mark(marks);
-    }
-
-    fn unpublished(&self) -> u64 {
-        self.process.backlog().events
-    }
-
-    fn verify(&self, broker: &Broker) -> bool {
-        broker.stream(self.name).is_some_and(|stream| self.process.verify(stream).is_ok())
-    }
-
-    fn parked(&self) -> Vec<Parked> {
-        self.process.parked()
-    }
-
-    fn die_before_commit(&self) {
-        self.process.die_before_commit();
-    }
-
-    fn restart(&mut self) {
-        let Plan { service, config, .. } = &self.plan;
-        self.process = Process::start(service(), self.store.clone(), config());
-    }
-}
-
-/// A service with its publisher and its waiting commands.
+/// A service with its publisher, its consumer and its waiting commands.
 pub struct Node {
     /// Its name, and that of its stream.
     pub name: &'static str,
@@ -154,6 +31,10 @@ pub struct Node {
     /// The connection that outbox and stream were compared on.
     verified: Option<u64>,
     in_doubt: bool,
+    /// The highest messages acknowledged since they were last recorded.
+    reached: BTreeMap<&'static str, Mark>,
+    /// The connection that consumers and streams were compared on, and when.
+    agreed: Option<(u64, Timestamp)>,
     /// When each of its tasks is due next.
     pub next: Next,
     /// Until when it is paused.
@@ -173,6 +54,8 @@ pub struct Next {
     pub retry: Timestamp,
     /// Outbox and stream are compared.
     pub verify: Timestamp,
+    /// What was taken in is recorded, and compared with the streams.
+    pub agree: Timestamp,
     /// Timers run.
     pub timer: Timestamp,
 }
@@ -180,7 +63,7 @@ pub struct Next {
 impl Node {
     /// A service that was just started.
     pub fn new(name: &'static str, host: Box<dyn Host>, now: Timestamp) -> Self {
-        let next = Next { mark: now, sweep: now, retry: now, verify: now, timer: now };
+        let next = Next { mark: now, sweep: now, retry: now, verify: now, agree: now, timer: now };
         Self {
             name,
             host,
@@ -190,6 +73,8 @@ impl Node {
             stuck: Vec::new(),
             verified: None,
             in_doubt: false,
+            reached: BTreeMap::new(),
+            agreed: None,
             next,
             paused_until: now,
             cut_until: now,
@@ -203,7 +88,8 @@ impl Node {
         self.handed.clear();
         self.acknowledged.clear();
         self.stuck.clear();
-        (self.verified, self.in_doubt) = (None, false);
+        self.reached.clear();
+        (self.verified, self.in_doubt, self.agreed) = (None, false, None);
     }
 
     /// Publishes one message; `luck` decides the outcome.
@@ -246,9 +132,9 @@ impl Node {
         }
     }
 
-    /// Compares outbox and stream when that is due.
-    pub fn verify(&mut self, broker: &Broker, mutation: Option<Mutation>) {
-        if mutation != Some(Mutation::RollBackUnnoticed) && self.host.verify(broker) {
+    /// Compares outbox and stream.
+    pub fn verify(&mut self, broker: &Broker) {
+        if self.host.verify(broker) {
             self.verified = Some(broker.epoch());
             self.in_doubt = false;
         }
@@ -257,6 +143,34 @@ impl Node {
     /// Whether outbox and stream must be compared at once.
     pub fn must_verify(&self, broker: &Broker) -> bool {
         self.in_doubt || self.verified != Some(broker.epoch())
+    }
+
+    /// Notes that a message was taken in.
+    pub fn note_reached(&mut self, stream: &'static str, mark: Mark) {
+        let highest = self.reached.entry(stream).or_insert(mark);
+        if highest.sequence < mark.sequence {
+            *highest = mark;
+        }
+    }
+
+    /// Compares the streams with what was taken in, when that is due, and records what was taken
+    /// in since.
+    pub fn agree(&mut self, broker: &mut Broker, now: Timestamp) {
+        let epoch = broker.epoch();
+        let is_fresh =
+            |(of, at): (u64, Timestamp)| of == epoch && now < at.plus_secs(AGREE_EVERY_SECS);
+        if !self.agreed.is_some_and(is_fresh) {
+            let is_first = self.agreed.is_none();
+            let streams = broker.consumed_by(self.name);
+            let compared =
+                streams.into_iter().all(|stream| self.host.agree(broker, stream, is_first));
+            if compared {
+                self.agreed = Some((epoch, now));
+            }
+        }
+        for (stream, mark) in std::mem::take(&mut self.reached) {
+            self.host.note_reached(stream, mark);
+        }
     }
 
     /// Whether nothing is left to do here.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh::memory::Database;
+use mesh::memory::{Database, Mistake};
 
 use crate::{
-    node::{Host, On, Plan},
+    host::{Host, On, Plan, Poison},
     people::Wish,
 };
 
@@ -26,20 +26,12 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A planted mistake: the inboxes keep no message ids.
-    pub fn forget_messages(&self) {
-        self.user.forget_messages();
-        self.reservation.forget_messages();
-        self.payment.forget_messages();
-        self.point.forget_messages();
-    }
-
-    /// A planted mistake: no answer is stored under its idempotency key.
-    pub fn forget_answers(&self) {
-        self.user.forget_answers();
-        self.reservation.forget_answers();
-        self.payment.forget_answers();
-        self.point.forget_answers();
+    /// Plants a mistake in every store.
+    pub fn plant(&self, mistake: Mistake) {
+        self.user.plant(mistake);
+        self.reservation.plant(mistake);
+        self.payment.plant(mistake);
+        self.point.plant(mistake);
     }
 }
 
@@ -58,12 +50,14 @@ pub fn filters() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     ])
 }
 
-/// The services, just started.
-pub fn hosts(stores: &Stores) -> Vec<(&'static str, Box<dyn Host>)> {
-    let user = On::new(user::NAME, users(), stores.user.clone());
-    let reservation = On::new(reservation::NAME, reservations(), stores.reservation.clone());
-    let payment = On::new(payment::NAME, payments(), stores.payment.clone());
-    let point = On::new(point::NAME, points(), stores.point.clone());
+/// The services, just started. Until `poison` says otherwise, they handle every event.
+pub fn hosts(stores: &Stores, poison: &Poison) -> Vec<(&'static str, Box<dyn Host>)> {
+    let Stores { user, reservation, payment, point } = stores;
+    let user = On::new(user::NAME, users(), user.clone(), poison.clone());
+    let reservation =
+        On::new(reservation::NAME, reservations(), reservation.clone(), poison.clone());
+    let payment = On::new(payment::NAME, payments(), payment.clone(), poison.clone());
+    let point = On::new(point::NAME, points(), point.clone(), poison.clone());
     vec![
         (user::NAME, Box::new(user)),
         (reservation::NAME, Box::new(reservation)),

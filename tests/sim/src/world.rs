@@ -3,21 +3,25 @@
 mod tasks;
 
 use std::{
+    cell::Cell,
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    rc::Rc,
 };
 
 use events::Timestamp;
 use mesh::{clock::simulated, message::Message};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use uuid::Uuid;
 
 use crate::{
-    Options, Report, Trace,
+    Mutation, Options, Report, Trace,
     broker::Broker,
     checks::{self, Rest, Wrong},
     concert::Concert,
-    faults::{EVERY_SECS, Fault, Mutation},
-    node::{EndpointSpec, Node},
+    faults::{EVERY_SECS, Fault, fires, is_poison},
+    host::{EndpointSpec, Poison},
+    node::Node,
     people::{Person, Town},
     services::{self, PRODUCERS, Stores},
 };
@@ -27,6 +31,8 @@ const BEGIN: i64 = 1_800_000_000_000;
 /// The most that clocks jump. Twice that is just within what the auditor takes for normal: it
 /// compares the times of events, and a clock that goes back further looks like two owners.
 const CLOCK_JUMP_MILLIS: i64 = 14_500;
+/// A process that is about to die has fewer effects left than this.
+const LAST_EFFECTS_MAX: u32 = 24;
 /// How long everything may take to come to rest once the faults have ended.
 const REST_SECS: i64 = 1_800;
 
@@ -61,6 +67,12 @@ pub struct World<'a> {
     emitted: Vec<Message>,
     counts: BTreeMap<Fault, u64>,
     trace: Trace,
+    /// Whether the version that handles every event is deployed.
+    is_mended: Rc<Cell<bool>>,
+    /// The messages that each service has taken in, or may have.
+    taken_in: BTreeSet<(usize, Uuid)>,
+    /// What went wrong on the way.
+    wrong: Wrong,
 }
 
 impl<'a> World<'a> {
@@ -70,13 +82,13 @@ impl<'a> World<'a> {
         let clock = simulated::begin(at, seed);
         let mut chance = StdRng::seed_from_u64(seed ^ 0x5eed);
         let stores = Stores::default();
-        if options.mutation == Some(Mutation::InboxOff) {
-            stores.forget_messages();
+        if let Some(mistake) = options.mutation.and_then(Mutation::of_stores) {
+            stores.plant(mistake);
         }
-        if options.mutation == Some(Mutation::AnswersOff) {
-            stores.forget_answers();
-        }
-        let nodes: Vec<Node> = services::hosts(&stores)
+        let is_mended = Rc::new(Cell::new(!options.faults.contains(&Fault::Poison)));
+        let has_mended = is_mended.clone();
+        let poison: Poison = Rc::new(move |event| !has_mended.get() && is_poison(event, seed));
+        let nodes: Vec<Node> = services::hosts(&stores, &poison)
             .into_iter()
             .map(|(name, host)| Node::new(name, host, at))
             .collect();
@@ -101,6 +113,9 @@ impl<'a> World<'a> {
             emitted: Vec::new(),
             counts: BTreeMap::new(),
             trace: Trace::default(),
+            is_mended,
+            taken_in: BTreeSet::new(),
+            wrong: Wrong::new(),
         };
         for index in 0..world.people.len() {
             world.push(world.people[index].next, Action::Person(index));
@@ -127,6 +142,7 @@ impl<'a> World<'a> {
             }
             if self.at >= look_at {
                 look_at = self.at.plus_secs(5);
+                self.is_mended.set(true);
                 if self.is_at_rest() {
                     is_at_rest = true;
                     break;
@@ -139,7 +155,7 @@ impl<'a> World<'a> {
 
     fn report(mut self, is_at_rest: bool) -> Report {
         let rest = Rest::of(&self.stores);
-        let mut wrong: Wrong = Wrong::new();
+        let mut wrong = std::mem::take(&mut self.wrong);
         if !is_at_rest {
             wrong.extend(self.unrest());
         }
@@ -195,6 +211,10 @@ impl<'a> World<'a> {
         if self.nodes[index].paused_until > now {
             return self.wake_at(index, self.nodes[index].paused_until);
         }
+        if fires(Fault::Death, &self.options.faults, &mut self.chance) {
+            let effects = self.chance.random_range(0..LAST_EFFECTS_MAX);
+            self.nodes[index].host.die_after(effects);
+        }
         // The order of its tasks is random, as between threads.
         for task in shuffled(&mut self.chance) {
             match task {
@@ -202,7 +222,12 @@ impl<'a> World<'a> {
                 1 => self.publish(index),
                 2 => self.timers(index),
                 3 => self.retry(index),
+                4 => self.agree(index),
                 _ => self.compare(index),
+            }
+            if self.nodes[index].host.is_dead() {
+                self.trace.fault(now, Fault::Death, self.nodes[index].name);
+                return self.die(index);
             }
         }
         let node = &self.nodes[index];
@@ -242,10 +267,20 @@ impl<'a> World<'a> {
                 self.broker.wipe(self.at);
                 self.flush();
             }
+            Fault::Regrow => {
+                let is_empty = self.chance.random_bool(0.3);
+                self.broker.regrow(is_empty, self.at);
+                self.flush();
+            }
             Fault::ClockJump => {
                 self.ahead = self.chance.random_range(-CLOCK_JUMP_MILLIS..CLOCK_JUMP_MILLIS);
             }
-            Fault::Publish | Fault::Repeat | Fault::Acknowledgement | Fault::Death => {}
+            Fault::Publish
+            | Fault::Repeat
+            | Fault::Delay
+            | Fault::Acknowledgement
+            | Fault::Death
+            | Fault::Poison => {}
         }
     }
 
@@ -330,8 +365,8 @@ impl<'a> World<'a> {
 }
 
 /// The tasks of a service in any order.
-fn shuffled(chance: &mut StdRng) -> [usize; 5] {
-    let mut tasks = [0, 1, 2, 3, 4];
+fn shuffled(chance: &mut StdRng) -> [usize; 6] {
+    let mut tasks = [0, 1, 2, 3, 4, 5];
     for last in (1..tasks.len()).rev() {
         tasks.swap(last, chance.random_range(0..=last));
     }

@@ -75,6 +75,27 @@ pub(crate) fn of_command<B: Execute<C>, C: Command>(command: C) -> Handler {
     Handler::new(UnitHandler::<B>(Box::new(CommandHandler(command))))
 }
 
+/// The handler, as a version with a mistake: it panics after it has changed the unit of work.
+#[cfg(feature = "sim")]
+pub(crate) fn panicking<B: UnitOfWork>(handler: Handler) -> Handler {
+    struct Panicking(Handler);
+    impl<B: UnitOfWork> Perform<B> for Panicking {
+        fn keys(&self, caller: &Caller, keys: &mut B::Keys) {
+            self.0.of::<UnitHandler<B>>().0.keys(caller, keys);
+        }
+
+        fn perform(&self, unit: &mut B, ctx: &mut Context<'_, B::Config>) -> Result<Bytes, Stop> {
+            let _ = self.0.of::<UnitHandler<B>>().0.perform(unit, ctx);
+            panic!("this version cannot handle it");
+        }
+
+        fn status(&self) -> u16 {
+            500
+        }
+    }
+    Handler::new(UnitHandler::<B>(Box::new(Panicking(handler))))
+}
+
 /// The keys that these events and commands will need.
 pub(crate) fn keys_of<B: UnitOfWork>(entries: &[&Entry]) -> B::Keys {
     let mut keys = B::Keys::default();

@@ -7,6 +7,8 @@
 //! connection, and at an interval. Where they are not, its consumer is reset to the last
 //! message that is; the inbox drops the repeats.
 
+pub(crate) mod check;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -25,10 +27,11 @@ use crate::{
     deadline::within,
     nats::{
         error::BrokerError,
-        link::{BROKER, REQUEST_TIMEOUT},
+        link::{BROKER, REQUEST_TIMEOUT, StreamState},
     },
     store::engine::{Engine, Failure, Mark},
 };
+use check::Consumed;
 
 /// How often the highest message is recorded. After a crash, that much more is redelivered.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
@@ -109,71 +112,44 @@ impl Agreement {
 
     async fn check_all(&self, is_first: bool) -> Result<(), Failure> {
         for stream in &self.streams {
-            self.check(stream, is_first).await?;
+            check::run(&self.link, self.engine.store(), stream, is_first).await?;
         }
         Ok(())
     }
+}
 
-    /// Checks one stream, and resets its consumer when the stream is another one. The first
-    /// check also resets a consumer that is ahead of this store, because the store may be an
-    /// older copy. The messages between may also be only those that were not recorded when a
-    /// process died.
-    async fn check(&self, stream: &str, is_first: bool) -> Result<(), Failure> {
-        let recorded = self.engine.store().reached(stream).await?;
-        let Some(highest) = recorded.last() else { return Ok(()) };
-        let state = self.link.state_of(stream).await?;
-        let has_aged_out =
-            |at: &Mark| at.sequence < state.first_sequence && at.sequence <= state.last_sequence;
-        let agrees = |at: &Mark, there: &HashMap<u64, Uuid>| {
-            has_aged_out(at) || there.get(&at.sequence) == Some(&at.id)
-        };
-        let there = self.link.ids_of(stream, highest.sequence, highest.sequence).await;
-        if agrees(highest, &there?) {
-            return if is_first {
-                self.check_ahead(stream, highest.sequence).await
-            } else {
-                Ok(())
-            };
-        }
-        // A message that agrees after one that does not proves nothing.
-        let mut upto = 0;
-        for mark in &recorded {
-            let there = self.link.ids_of(stream, mark.sequence, mark.sequence).await;
-            if !agrees(mark, &there?) {
-                break;
-            }
-            upto = mark.sequence;
-        }
-        self.reset(stream, upto).await?;
-        self.engine.store().forget_reached(stream, upto).await
+impl Consumed for Link {
+    async fn state(&self, stream: &str) -> Result<StreamState, BrokerError> {
+        self.state_of(stream).await
     }
 
-    /// Resets the consumer when it has passed messages that this store knows nothing of.
-    async fn check_ahead(&self, stream: &str, highest: u64) -> Result<(), Failure> {
-        let consumer = self.link.own_consumer(stream).await?;
-        let floor = consumer.ack_floor.stream_sequence;
+    async fn ids(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<HashMap<u64, Uuid>, BrokerError> {
+        self.ids_of(stream, from, to).await
+    }
+
+    async fn floor(&self, stream: &str) -> Result<u64, BrokerError> {
+        Ok(self.own_consumer(stream).await?.ack_floor.stream_sequence)
+    }
+
+    async fn is_any_wanted(&self, stream: &str, from: u64, to: u64) -> Result<bool, BrokerError> {
+        let consumer = self.own_consumer(stream).await?;
         let filters = &consumer.config.filter_subjects;
-        let is_taken = |subject: &str| {
+        let is_wanted = |subject: &str| {
             filters.iter().any(|filter| subject.starts_with(filter.trim_end_matches('>')))
         };
-        // The consumer skips subjects that it does not filter for.
-        let there = self.link.subjects_of(stream, highest + 1, floor).await?;
-        match there.iter().any(|subject| is_taken(subject)) {
-            true => self.reset(stream, highest).await,
-            false => Ok(()),
-        }
+        let there = self.subjects_of(stream, from, to).await?;
+        Ok(there.iter().any(|subject| is_wanted(subject)))
     }
 
-    /// Resets the consumer to go on after a sequence, if it is ahead of it.
-    async fn reset(&self, stream: &str, upto: u64) -> Result<(), Failure> {
-        let consumer = self.link.own_consumer(stream).await?;
-        let floor = consumer.ack_floor.stream_sequence;
-        if floor > upto {
-            let service = self.link.service();
-            warn!(service, stream, floor, upto, "the consumer is ahead of what was taken in");
-            self.link.reset_consumer(stream, upto + 1).await?;
-        }
-        Ok(())
+    async fn reset(&self, stream: &str, from: u64) -> Result<(), BrokerError> {
+        let service = self.service();
+        warn!(service, stream, from, "the consumer is ahead of what was taken in; it is set back");
+        self.reset_consumer(stream, from).await
     }
 }
 

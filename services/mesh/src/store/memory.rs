@@ -6,10 +6,13 @@
 //! in production keeps its state in memory.
 
 mod engine;
+mod fuse;
+mod mistakes;
 mod outbox;
 mod parked;
 mod process;
 mod rows;
+mod shelf;
 mod table;
 mod transaction;
 
@@ -17,7 +20,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
 
@@ -31,7 +34,9 @@ use crate::{
 };
 
 pub use engine::Memory;
-pub use process::{DecodedCommand, Incoming, Process, Shelf, Taken};
+pub use mistakes::Mistake;
+pub use process::{DecodedCommand, Incoming, Process, Taken};
+pub use shelf::{OwnConsumer, Shelf};
 
 /// A unit of work that can be kept in memory.
 pub trait InMemory: UnitOfWork {
@@ -53,20 +58,15 @@ pub struct Database<B: InMemory> {
     kept: Arc<Mutex<Kept<B>>>,
     /// How often its connections were cut off.
     cuts: Arc<AtomicU64>,
-    mistakes: Arc<Mistakes>,
-}
-
-/// Faults that can be planted, to check that a simulation finds them.
-#[derive(Debug, Default)]
-struct Mistakes {
-    forgets_messages: AtomicBool,
-    forgets_answers: AtomicBool,
+    fuse: Arc<fuse::Fuse>,
+    mistakes: Arc<mistakes::Mistakes>,
 }
 
 impl<B: InMemory> Clone for Database<B> {
     fn clone(&self) -> Self {
-        let Self { kept, cuts, mistakes } = self;
-        Self { kept: kept.clone(), cuts: cuts.clone(), mistakes: mistakes.clone() }
+        let Self { kept, cuts, fuse, mistakes } = self;
+        let (kept, cuts) = (kept.clone(), cuts.clone());
+        Self { kept, cuts, fuse: fuse.clone(), mistakes: mistakes.clone() }
     }
 }
 
@@ -75,6 +75,7 @@ impl<B: InMemory> Default for Database<B> {
         Self {
             kept: Arc::new(Mutex::new(Kept::default())),
             cuts: Arc::default(),
+            fuse: Arc::default(),
             mistakes: Arc::default(),
         }
     }
@@ -86,14 +87,39 @@ impl<B: InMemory> Database<B> {
         self.cuts.fetch_add(1, SeqCst);
     }
 
-    /// Plants a fault: the inbox keeps nothing.
-    pub fn forget_messages(&self) {
-        self.mistakes.forgets_messages.store(true, SeqCst);
+    /// Plants a mistake, to check that a simulation finds it.
+    pub fn plant(&self, mistake: Mistake) {
+        self.mistakes.plant(mistake);
     }
 
-    /// Plants a fault: no answer is kept under its idempotency key.
-    pub fn forget_answers(&self) {
-        self.mistakes.forgets_answers.store(true, SeqCst);
+    /// Lets the process on this database die before the effect after so many more: a commit, a
+    /// lease, a mark, or whatever else it calls [`Database::spend`] for. From then on nothing
+    /// that it does has an effect, until [`Database::revive`].
+    pub fn die_after(&self, effects: u32) {
+        self.fuse.light(effects);
+    }
+
+    /// A new process runs on this database.
+    pub fn revive(&self) {
+        self.fuse.put_out();
+    }
+
+    /// Whether the process has died.
+    pub fn is_dead(&self) -> bool {
+        self.fuse.is_blown()
+    }
+
+    /// One effect of the process.
+    ///
+    /// # Errors
+    /// When it dies before this effect, or has died.
+    pub fn spend(&self) -> Result<(), Failure> {
+        self.fuse.spend()
+    }
+
+    /// Changes the service's tables behind its back, if no transaction is running.
+    pub fn change<T>(&self, change: impl FnOnce(&mut B::Tables) -> T) -> Option<T> {
+        self.kept.try_lock().ok().map(|mut kept| change(&mut kept.tables))
     }
 
     /// A copy of the service's tables, if no transaction is running; empty tables otherwise.
@@ -115,6 +141,8 @@ struct Kept<B: InMemory> {
     outbox: BTreeMap<Uuid, rows::Row>,
     verified: Option<Mark>,
     parked: table::Table,
+    /// The highest messages taken in from each stream, ascending.
+    reached: BTreeMap<String, Vec<Mark>>,
 }
 
 impl<B: InMemory> Default for Kept<B> {
@@ -126,6 +154,7 @@ impl<B: InMemory> Default for Kept<B> {
             outbox: BTreeMap::new(),
             verified: None,
             parked: table::Table::default(),
+            reached: BTreeMap::new(),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     failpoint::Failpoints,
     parked::Parked,
-    store::engine::{Care, Engine, Failure, Ran, Retried, Store},
+    store::engine::{Care, Engine, Failure, Mark, POSITIONS_MAX, Ran, Retried, Store},
     store::postgres::Postgres,
 };
 
@@ -72,6 +72,29 @@ impl<B: InMemory> Engine for Memory<B> {
 
 #[async_trait]
 impl<B: InMemory> Store for Memory<B> {
+    async fn reached(&self, stream: &str) -> Result<Vec<Mark>, Failure> {
+        Ok(self.database.kept.lock().await.reached.get(stream).cloned().unwrap_or_default())
+    }
+
+    async fn note_reached(&self, stream: &str, mark: Mark) -> Result<(), Failure> {
+        self.database.spend()?;
+        let mut kept = self.database.kept.lock().await;
+        let marks = kept.reached.entry(stream.to_owned()).or_default();
+        if let Err(at) = marks.binary_search_by_key(&mark.sequence, |known| known.sequence) {
+            marks.insert(at, mark);
+        }
+        marks.drain(..marks.len().saturating_sub(POSITIONS_MAX));
+        Ok(())
+    }
+
+    async fn forget_reached(&self, stream: &str, above: u64) -> Result<(), Failure> {
+        self.database.spend()?;
+        if let Some(marks) = self.database.kept.lock().await.reached.get_mut(stream) {
+            marks.retain(|mark| mark.sequence <= above);
+        }
+        Ok(())
+    }
+
     async fn check(&self) -> Result<(), Failure> {
         Ok(())
     }

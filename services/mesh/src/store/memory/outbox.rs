@@ -32,6 +32,7 @@ impl<B: InMemory> Memory<B> {
 #[async_trait]
 impl<B: InMemory> Outbox for Memory<B> {
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure> {
+        self.database.spend()?;
         let now = crate::clock::now();
         let mut kept = self.database.kept.lock().await;
         let is_due = |row: &&mut Row| row.sequence.is_none() && row.leased_until < now;
@@ -45,6 +46,7 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+        self.database.spend()?;
         let mut kept = self.database.kept.lock().await;
         for mark in marks {
             if let Some(row) = kept.outbox.get_mut(&mark.id) {
@@ -55,6 +57,7 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
+        self.database.spend()?;
         let now = crate::clock::now();
         let mut kept = self.database.kept.lock().await;
         if let Some(row) = kept.outbox.get_mut(&id).filter(|row| row.sequence.is_none()) {
@@ -67,6 +70,7 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
+        self.database.spend()?;
         let now = crate::clock::now();
         let mut kept = self.database.kept.lock().await;
         for mark in lost {
@@ -80,6 +84,7 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
+        self.database.spend()?;
         let now = crate::clock::now();
         let mut kept = self.database.kept.lock().await;
         let is_missed = |row: &&mut Row| {
@@ -110,6 +115,7 @@ impl<B: InMemory> Outbox for Memory<B> {
     }
 
     async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+        self.database.spend()?;
         self.database.kept.lock().await.verified = place;
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::{
 #[async_trait]
 impl<B: InMemory> Parking for Memory<B> {
     async fn lease(&self, which: Which, lease: Duration) -> Result<Vec<Parked>, Failure> {
+        self.database.spend()?;
         let now = crate::clock::now();
         let until = Some(later(now, lease));
         let table = &mut self.database.kept.lock().await.parked;
@@ -31,6 +32,7 @@ impl<B: InMemory> Parking for Memory<B> {
     }
 
     async fn settle(&self, number: u64, verdict: Verdict) -> Result<(), Failure> {
+        self.database.spend()?;
         let now = crate::clock::now();
         let table = &mut self.database.kept.lock().await.parked;
         let Some(row) = table.0.get_mut(&number).filter(|row| row.parked.state.is_open()) else {
@@ -69,6 +71,7 @@ impl<B: InMemory> Parking for Memory<B> {
     }
 
     async fn discard(&self, number: u64, by: UserId, why: &str) -> Result<bool, Failure> {
+        self.database.spend()?;
         let how = happened(DeadLetterState::Discarded, Some(by), Some(why));
         let table = &mut self.database.kept.lock().await.parked;
         Ok(table.end(number, ParkedState::Discarded, how, crate::clock::now()))

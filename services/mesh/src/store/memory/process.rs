@@ -3,28 +3,31 @@
 //! Nothing in memory ever waits, so asynchronous functions are plain calls here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     future::Future,
 };
 
 use bytes::Bytes;
-use events::{Command, SagaId, Timestamp};
+use events::{Command, EventId, SagaId, UserId};
 use futures::FutureExt as _;
 use uuid::Uuid;
 
-use super::{Database, InMemory, Memory};
+use super::{
+    Database, InMemory, Memory,
+    shelf::{Own, OwnConsumer, Read, Shelf},
+};
 use crate::{
     Answered, Caller, Execute, Idempotency, Meta, Outcome, Service, Work,
-    batch::handler::of_command,
-    batch::work::{Delivery, Settle},
+    batch::handler::{of_command, panicking},
+    batch::work::{Delivery, Entry, Settle},
     batch::worker::DELIVERIES_ALONE,
-    failpoint::Failpoint,
+    inbound::agreement::check,
     inbound::consumer::{Table, decode, entries_of},
-    nats::{error::BrokerError, link::StreamState},
     outbound::message::Message,
     outbound::publisher::verify,
     parked::{
-        Parked,
+        Parked, ParkedState,
+        key::NONE,
         retry::{DUE_MAX, LEASE, verdict_on_early},
     },
     service::EndpointSpec,
@@ -66,6 +69,8 @@ pub struct Taken {
     pub emitted: Vec<Message>,
     /// The answers to commands, in order; `None` where what a command depends on is not here yet.
     pub answers: Vec<Option<Answered>>,
+    /// The store was lost: what is not in here took no effect, as far as the process knows.
+    pub lost: Option<Failure>,
 }
 
 /// A running service.
@@ -73,14 +78,47 @@ pub struct Process<B: InMemory> {
     engine: Memory<B>,
     consumed: Table,
     endpoints: BTreeMap<&'static str, EndpointSpec>,
+    poison: Option<Poison>,
 }
+
+/// Which events the handlers cannot handle.
+type Poison = Box<dyn Fn(EventId) -> bool>;
 
 impl<B: InMemory> Process<B> {
     /// Starts the service on its database.
     pub fn start(service: Service<Postgres<B>>, database: Database<B>, config: B::Config) -> Self {
         let service = service.in_memory().declared;
         let consumed = service.consumed.into_iter().collect();
-        Self { engine: Memory::new(database, config), consumed, endpoints: service.endpoints }
+        let engine = Memory::new(database, config);
+        Self { engine, consumed, endpoints: service.endpoints, poison: None }
+    }
+
+    /// Lets the handlers panic on some events, after they have changed the unit of work, as a
+    /// version with a mistake would.
+    pub fn poison(&mut self, is_poison: impl Fn(EventId) -> bool + 'static) {
+        self.poison = Some(Box::new(is_poison));
+    }
+
+    /// The order keys that parked events hold.
+    pub fn held_keys(&self) -> BTreeSet<String> {
+        let holding = self.parked().into_iter().filter(|parked| parked.state.holds_key());
+        holding.map(|parked| parked.key).filter(|key| key != NONE).collect()
+    }
+
+    /// The events of a message, each with its order key.
+    pub fn keys_of(&self, incoming: &Incoming) -> Vec<(EventId, String)> {
+        let Incoming { message, .. } = incoming;
+        let entries = entries_of(&self.consumed, &message.subject, &message.body);
+        let key = |entry: Entry| Some((entry.meta.event_id?, entry.key()));
+        entries.into_iter().filter_map(key).collect()
+    }
+
+    fn poisoned(&self, mut entry: Entry) -> Entry {
+        let is_poison = self.poison.as_ref().zip(entry.meta.event_id);
+        if is_poison.is_some_and(|(is_poison, id)| is_poison(id)) {
+            entry.handler = entry.handler.map(panicking::<B>);
+        }
+        entry
     }
 
     /// Reads the tables as last committed.
@@ -88,15 +126,11 @@ impl<B: InMemory> Process<B> {
         now(self.engine.database().look(look))
     }
 
-    /// Makes the next batch die before its commit.
-    pub fn die_before_commit(&self) {
-        self.engine.failpoints().arm(Failpoint::BeforeCommit, 1);
-    }
-
     /// The work of a message.
     pub fn message(&self, incoming: &Incoming) -> Work {
         let Incoming { message, stream, sequence, times } = incoming;
         let entries = entries_of(&self.consumed, &message.subject, &message.body);
+        let entries = entries.into_iter().map(|entry| self.poisoned(entry)).collect();
         let delivery = Delivery {
             message: None,
             subject: message.subject.as_str().into(),
@@ -124,28 +158,27 @@ impl<B: InMemory> Process<B> {
     }
 
     /// Runs a batch as a batch worker does: as a whole and, when that fails, work by work.
-    ///
-    /// # Errors
-    /// When the store was lost: what ran then, and what has not run yet, took no effect.
-    pub fn take(&self, batch: Vec<Work>) -> Result<Taken, Failure> {
+    pub fn take(&self, batch: Vec<Work>) -> Taken {
         let is_often = |work: &Work| {
             work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
         };
-        let (alone, mut together): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_often);
+        let (mut alone, mut together): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_often);
         let mut taken = Taken::default();
-        for work in alone {
-            taken.add(self.take_alone(work)?);
+        for work in alone.drain(..) {
+            taken.add(self.take_alone(work));
+        }
+        if taken.lost.is_some() {
+            return taken;
         }
         match now(self.engine.run(&mut together, Care::Together)) {
-            Ok(ran) => taken.add(ran),
-            Err(lost @ (Failure::Unavailable(_) | Failure::Uncertain(_))) => return Err(lost),
-            Err(_) => {
+            Err(failure) if !failure.is_lost() => {
                 for work in together {
-                    taken.add(self.take_alone(work)?);
+                    taken.add(self.take_alone(work));
                 }
             }
+            ended => taken.add(ended),
         }
-        Ok(taken)
+        taken
     }
 
     fn take_alone(&self, work: Work) -> Result<Ran, Failure> {
@@ -161,30 +194,55 @@ impl<B: InMemory> Process<B> {
     }
 
     /// Retries the parked events that have come due, and those that are stranded.
-    ///
-    /// # Errors
-    /// When the store was lost.
-    pub fn retry_due(&self) -> Result<Vec<Message>, Failure> {
-        let mut emitted = Vec::new();
+    pub fn retry_due(&self) -> Taken {
+        let mut taken = Taken::default();
         for which in [Which::Missed(DUE_MAX), Which::Due(DUE_MAX)] {
-            for parked in now(self.engine.lease(which, LEASE))? {
-                emitted.extend(self.retry(&parked)?);
-            }
+            self.retry_all(which, None, &mut taken);
         }
-        Ok(emitted)
+        taken
     }
 
-    fn retry(&self, parked: &Parked) -> Result<Vec<Message>, Failure> {
+    /// Retries the dead letters that hold their keys, and those without a key, as an operator
+    /// does.
+    pub fn retry_dead(&self, by: UserId) -> Taken {
+        let mut taken = Taken::default();
+        let dead = self.parked().into_iter().filter(|parked| parked.state == ParkedState::Dead);
+        for parked in dead {
+            let which = match parked.key.as_str() {
+                NONE => Which::Number(parked.number),
+                _ => Which::First(parked.key),
+            };
+            self.retry_all(which, Some(by), &mut taken);
+        }
+        taken
+    }
+
+    fn retry_all(&self, which: Which, by: Option<UserId>, taken: &mut Taken) {
+        if taken.lost.is_some() {
+            return;
+        }
+        match now(self.engine.lease(which, LEASE)) {
+            Err(lost) => taken.lost = Some(lost),
+            Ok(leased) => {
+                for parked in leased {
+                    taken.add(self.retry(&parked, by));
+                }
+            }
+        }
+    }
+
+    fn retry(&self, parked: &Parked, by: Option<UserId>) -> Result<Ran, Failure> {
         let event: Bytes = parked.envelope.clone();
-        let mut entry = decode(&self.consumed, &parked.subject, event, parked.attempts);
-        let verdict = match now(self.engine.retry(parked, &mut entry, None))? {
-            Retried::Gone => return Ok(Vec::new()),
-            Retried::Done(ran) => return Ok(ran.emitted),
-            Retried::Early(cause) => verdict_on_early(parked, &cause, None),
-            Retried::Failed(cause) => Verdict::Dead { cause, by: None },
+        let entry = decode(&self.consumed, &parked.subject, event, parked.attempts);
+        let mut entry = self.poisoned(entry);
+        let verdict = match now(self.engine.retry(parked, &mut entry, by))? {
+            Retried::Gone => return Ok(Ran::default()),
+            Retried::Done(ran) => return Ok(ran),
+            Retried::Early(cause) => verdict_on_early(parked, &cause, by),
+            Retried::Failed(cause) => Verdict::Dead { cause, by },
         };
         now(self.engine.settle(parked.number, verdict))?;
-        Ok(Vec::new())
+        Ok(Ran::default())
     }
 
     /// The parked events that are still open.
@@ -214,59 +272,47 @@ impl<B: InMemory> Process<B> {
     pub fn verify(&self, stream: &impl Shelf) -> Result<usize, Failure> {
         now(verify::run(&self.engine, &Read(stream)))
     }
+
+    /// Records a message that was taken in.
+    ///
+    /// # Errors
+    /// When the store was lost.
+    pub fn note_reached(&self, stream: &str, mark: Mark) -> Result<(), Failure> {
+        now(self.engine.note_reached(stream, mark))
+    }
+
+    /// Checks that a stream is the one that this service has consumed; returns the sequence that
+    /// its consumer must go on from, when it stands elsewhere.
+    ///
+    /// # Errors
+    /// When the store was lost.
+    pub fn agree<S: Shelf>(
+        &self,
+        name: &str,
+        own: &OwnConsumer<'_, S>,
+        is_first: bool,
+    ) -> Result<Option<u64>, Failure> {
+        let own = Own::new(own);
+        now(check::run(&own, &self.engine, name, is_first))?;
+        Ok(own.reset())
+    }
 }
 
 impl Taken {
-    fn add(&mut self, ran: Ran) {
+    fn add(&mut self, ran: Result<Ran, Failure>) {
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(lost) => {
+                self.lost = self.lost.take().or(Some(lost));
+                return;
+            }
+        };
         self.emitted.extend(ran.emitted);
         self.answers.extend(ran.outcomes.into_iter().map(|outcome| match outcome {
             Outcome::Done(answered) => Some(answered),
             Outcome::Repeat | Outcome::Never(_) => Some(Answered::default()),
             Outcome::NotYet(_) => None,
         }));
-    }
-}
-
-/// A stream of the simulated broker.
-pub trait Shelf: Sync {
-    /// The number of the current connection to the broker.
-    fn epoch(&self) -> u64;
-    /// The sequence of its oldest message; one above the last sequence when it has none.
-    fn first_sequence(&self) -> u64;
-    /// The sequence of the newest message it has ever had.
-    fn last_sequence(&self) -> u64;
-    /// Seconds that it keeps messages; 0 means for ever.
-    fn max_age_secs(&self) -> i64;
-    /// When it was created.
-    fn made_at(&self) -> Timestamp;
-    /// The id of the message at a sequence, if there is one.
-    fn id_at(&self, sequence: u64) -> Option<Uuid>;
-}
-
-/// A simulated stream, as the publisher reads one.
-struct Read<'a, S>(&'a S);
-
-impl<S: Shelf> verify::Stream for Read<'_, S> {
-    fn epoch(&self) -> u64 {
-        self.0.epoch()
-    }
-
-    async fn state(&self) -> Result<StreamState, BrokerError> {
-        Ok(StreamState {
-            first_sequence: self.0.first_sequence(),
-            last_sequence: self.0.last_sequence(),
-            max_age_secs: self.0.max_age_secs(),
-            made_at: self.0.made_at().0,
-            leader: None,
-        })
-    }
-
-    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
-        Ok(self.0.id_at(sequence))
-    }
-
-    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {
-        Ok((from..=to).filter_map(|at| Some((at, self.0.id_at(at)?))).collect())
     }
 }
 

@@ -12,7 +12,12 @@ use events::UserId;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::{Database, InMemory, Kept, Mistakes, rows::Row};
+use super::{
+    Database, InMemory, Kept,
+    fuse::Fuse,
+    mistakes::{Mistake, Mistakes},
+    rows::Row,
+};
 use crate::{
     batch::{
         answers::KeptAnswer,
@@ -36,6 +41,7 @@ pub struct Tx<B: InMemory> {
     parking: Vec<Parked>,
     resolved: Option<(u64, Option<UserId>)>,
     cuts: Arc<AtomicU64>,
+    fuse: Arc<Fuse>,
     mistakes: Arc<Mistakes>,
     begun_at: u64,
 }
@@ -57,6 +63,7 @@ impl<B: InMemory> TransactionalStore for Database<B> {
             parking: Vec::new(),
             resolved: None,
             cuts: self.cuts.clone(),
+            fuse: self.fuse.clone(),
             mistakes: self.mistakes.clone(),
             begun_at,
         })
@@ -65,7 +72,9 @@ impl<B: InMemory> TransactionalStore for Database<B> {
 
 impl<B: InMemory> Transaction for Tx<B> {
     async fn savepoint(&mut self) -> Result<(), Failure> {
-        self.before = Some(self.tables.clone());
+        if !self.mistakes.has(Mistake::ForgetsSavepoints) {
+            self.before = Some(self.tables.clone());
+        }
         Ok(())
     }
 
@@ -75,7 +84,7 @@ impl<B: InMemory> Transaction for Tx<B> {
     }
 
     async fn roll_back(&mut self) -> Result<(), Failure> {
-        self.tables = self.before.take().unwrap_or_default();
+        self.tables = self.before.take().unwrap_or_else(|| self.kept.tables.clone());
         Ok(())
     }
 
@@ -96,6 +105,9 @@ impl<B: InMemory> Transaction for Tx<B> {
     }
 
     async fn held(&mut self, keys: Vec<String>) -> Result<HashSet<String>, Failure> {
+        if self.mistakes.has(Mistake::IgnoresHeldKeys) {
+            return Ok(HashSet::new());
+        }
         Ok(keys.into_iter().filter(|key| self.kept.parked.first(key).is_some()).collect())
     }
 
@@ -130,14 +142,21 @@ impl<B: InMemory> Transaction for Tx<B> {
         if self.cuts.load(SeqCst) != self.begun_at {
             return Err(Failure::Unavailable("the connection was cut off".into()));
         }
-        let now = crate::clock::now();
+        let (now, has) = (crate::clock::now(), |mistake| self.mistakes.has(mistake));
         let kept = &mut *self.kept;
+        if has(Mistake::ClaimBeforeCommit) {
+            kept.inbox.extend(&self.claimed);
+        }
+        self.fuse.spend()?;
         kept.tables = self.tables;
-        if !self.mistakes.forgets_messages.load(SeqCst) {
+        if !has(Mistake::ForgetsMessages) {
             kept.inbox.extend(self.claimed);
         }
-        if self.mistakes.forgets_answers.load(SeqCst) {
+        if has(Mistake::ForgetsAnswers) {
             self.answers.clear();
+        }
+        if has(Mistake::OutboxAfterCommit) {
+            self.fuse.spend()?;
         }
         kept.outbox.extend(self.emitted.into_iter().map(|new| (new.id, Row::new(new, now))));
         kept.answers.extend(self.answers.into_iter().map(|answer| (answer.scope, answer)));
