@@ -24,7 +24,10 @@ use tracing::{error, info, warn};
 use crate::{
     Link,
     batch::work::{Answered, Outcome, Settle, Work, open_span},
-    failpoint::{Failpoint, Failpoints},
+    failpoint::{
+        Failpoint, Failpoints,
+        crash::{Step, reach},
+    },
     health::Health,
     inbound::agreement::Reached,
     inbound::intake::{Taken, WeakIntake},
@@ -184,6 +187,7 @@ impl Worker {
     /// Runs a batch as one unit of work; when the store refuses it, its messages one by one.
     async fn run_batch(&self, batch: Batch) {
         let mut waiting = batch;
+        reach(Step::Taken);
         while !waiting.is_empty() {
             let runs_alone = |work: &Work| {
                 work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
@@ -325,6 +329,7 @@ impl Worker {
     /// Settles a stored batch: hands its events to the publisher, answers the commands and
     /// acknowledges the messages.
     async fn settle_all(&self, batch: Batch, ran: Ran) {
+        reach(Step::Committed);
         if self.health.mark_store_up() {
             info!(service = self.link.service(), "the store works again");
         }
@@ -348,6 +353,7 @@ impl Worker {
             self.settle(work, outcome, &mut replies).await;
         }
         replies.send(&self.link).await;
+        reach(Step::Settled);
     }
 
     /// Counts a parked event. Logs a dead letter, and sends its copy to the stream for operators.
