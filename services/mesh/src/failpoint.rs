@@ -3,6 +3,8 @@
 //! An armed failpoint fails once: the code behind it behaves as if the process had died there
 //! and been started again. Nothing is armed in production, where a check costs one load.
 
+pub mod crash;
+
 use std::{
     collections::BTreeSet,
     sync::{

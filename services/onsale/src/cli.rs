@@ -22,7 +22,7 @@ use crate::{
 /// ONSALE_VALKEY_URL, ONSALE_<SERVICE>_DATABASE_URL, ONSALE_NKEY_DIR; docs/configuration.md lists all).
 #[cfg_attr(
     feature = "development",
-    doc = "`demo`, `dev` and `bench` start servers of their own when ONSALE_NATS_URL is not set."
+    doc = "`demo`, `dev` and `bench` start servers of their own when ONSALE_NATS_URL is not set; `chaos` always does."
 )]
 #[derive(Parser)]
 #[command(name = "onsale", version, max_term_width = 100)]
@@ -212,6 +212,8 @@ async fn run_services(options: Run) -> Result<()> {
         options.services.iter().map(String::as_str).collect()
     };
     names.iter().try_for_each(|name| registry::find(name).map(drop))?;
+    #[cfg(feature = "development")]
+    development::arm_crash()?;
     let config = Config::from_env(&names)?;
     let health = match config::health_addr()? {
         Some(addr) => Some(health::Listener::open(addr).await?),
@@ -255,10 +257,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demo_dev_and_bench_are_commands_of_development_alone() {
+    fn demo_dev_bench_and_chaos_are_commands_of_development_alone() {
         let cli = Cli::command();
         let has = |name: &str| cli.get_subcommands().any(|command| command.get_name() == name);
-        for name in ["demo", "dev", "bench"] {
+        for name in ["demo", "dev", "bench", "chaos"] {
             assert_eq!(has(name), cfg!(feature = "development"), "{name}");
         }
         for name in ["run", "migrate", "topology", "doctor", "saga", "replay", "secrets"] {

@@ -14,9 +14,11 @@
 //! | `receipt` | what the databases say afterwards |
 //! | `lag` | how far the listeners are behind |
 //! | `bench` | benchmarks |
+//! | `chaos` | a sale under faults |
 
 pub mod bench;
 pub mod box_office;
+pub mod chaos;
 pub mod demo;
 pub mod dev;
 pub mod environment;
@@ -25,8 +27,22 @@ pub mod receipt;
 pub mod sale;
 pub mod topology;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
+use mesh::failpoint::crash;
+
+/// Where a process that `onsale chaos` runs has to end: a step and an arrival, like `committed:3`.
+pub(crate) const CRASH_VARIABLE: &str = "ONSALE_CRASH_AT";
+
+/// Ends this process where the environment wants it to, as if it was killed there.
+///
+/// # Errors
+/// When the variable names no step.
+pub(crate) fn arm_crash() -> Result<()> {
+    let Ok(at) = std::env::var(CRASH_VARIABLE) else { return Ok(()) };
+    crash::crash_at(at.parse().with_context(|| format!("{CRASH_VARIABLE}={at}"))?);
+    Ok(())
+}
 
 /// The commands that only development has.
 #[derive(Subcommand)]
@@ -38,6 +54,8 @@ pub enum Command {
     /// Runs a benchmark
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Sells under faults of every kind, and proves that nothing is lost and nothing happens twice
+    Chaos(chaos::Chaos),
 }
 
 impl Command {
@@ -46,6 +64,7 @@ impl Command {
         match self {
             // When a part is broken on purpose, the errors of the others are expected.
             Self::Demo(demo) if demo.break_part.is_some() => Some("off"),
+            Self::Chaos(_) => Some("off"),
             Self::Demo(_) => Some(crate::log::ERRORS),
             Self::Dev(_) => None,
             Self::Bench(command) => command.log_filter(),
@@ -61,6 +80,7 @@ impl Command {
             Self::Demo(options) => demo::run(options).await,
             Self::Dev(options) => dev::run(options).await,
             Self::Bench(command) => bench::run(command).await,
+            Self::Chaos(options) => chaos::run(options).await,
         }
     }
 }

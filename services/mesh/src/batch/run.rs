@@ -26,7 +26,10 @@ use super::{
     work::{Answered, Entry, Outcome, Work},
 };
 use crate::{
-    failpoint::{Failpoint, Failpoints},
+    failpoint::{
+        Failpoint, Failpoints,
+        crash::{self, reach},
+    },
     metrics::Observed,
     outbound::message::pack,
     parked::{Parked, ParkedState},
@@ -148,6 +151,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             true => (vec![true; batch.len()], Answers::default()),
             false => inbox::claim(&mut tx, batch).await?,
         };
+        reach(crash::Step::Claimed);
         let mut outcomes = match care {
             Care::Together => self.run_together(&mut tx, batch, &fresh, &mut answers).await?,
             Care::Alone | Care::AloneFinal => {
@@ -156,6 +160,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             Care::ParkUnrun => self.park_unrun(batch, &fresh),
         };
         inbox::repeat_answers(&mut tx, batch, &mut outcomes).await?;
+        reach(crash::Step::Decided);
         let emitted = pack(std::mem::take(&mut self.emitted));
         let claims = if self.is_optimistic { inbox::message_ids(batch) } else { Vec::new() };
         let closing = Closing { claims: &claims, emitted: &emitted, answers: &answers };
@@ -170,6 +175,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         if runner.failpoints.should_fail(Failpoint::BeforeCommit, names) {
             return Err(Failure::Unavailable("failpoint: before commit".into()));
         }
+        reach(crash::Step::Closed);
         tx.commit().await?;
         runner.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
         let announced = std::mem::take(&mut self.announced);

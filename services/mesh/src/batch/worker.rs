@@ -25,7 +25,10 @@ use crate::{
     Link,
     batch::counted::count_taken_in,
     batch::work::{Answered, Entry, Outcome, Settle, Work, open_span},
-    failpoint::{Failpoint, Failpoints},
+    failpoint::{
+        Failpoint, Failpoints,
+        crash::{Step, reach},
+    },
     health::Health,
     inbound::agreement::Reached,
     inbound::intake::{Taken, WeakIntake},
@@ -186,6 +189,7 @@ impl Worker {
     /// Runs a batch as one unit of work; when the store refuses it, its messages one by one.
     async fn run_batch(&self, batch: Batch) {
         let mut waiting = batch;
+        reach(Step::Taken);
         while !waiting.is_empty() {
             let runs_alone = |work: &Work| {
                 work.delivery().is_some_and(|delivery| delivery.delivered >= DELIVERIES_ALONE)
@@ -331,6 +335,7 @@ impl Worker {
     /// Settles a stored batch: hands its events to the publisher, answers the commands and
     /// acknowledges the messages.
     async fn settle_all(&self, batch: Batch, ran: Ran) {
+        reach(Step::Committed);
         if self.health.mark_store_up() {
             info!(service = self.link.service(), "the store works again");
         }
@@ -357,6 +362,7 @@ impl Worker {
             self.settle(work, outcome, &mut replies).await;
         }
         replies.send(&self.link).await;
+        reach(Step::Settled);
     }
 
     /// Counts a parked event. Logs a dead letter, and sends its copy to the stream for operators.

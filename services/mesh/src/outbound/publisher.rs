@@ -9,6 +9,7 @@
 //! dropped before a consumer took it in is published again by [`missed`].
 
 mod hand_off;
+mod marks;
 pub(crate) mod missed;
 pub(crate) mod verify;
 
@@ -30,11 +31,14 @@ use tracing::{error, info, warn};
 use crate::{
     Link,
     deadline::within,
-    failpoint::{Failpoint, Failpoints},
+    failpoint::{
+        Failpoint, Failpoints,
+        crash::{Step, reach},
+    },
     health::{Health, Part},
     nats::link::BROKER,
     outbound::message::{Message, headers},
-    store::engine::{Backlog, Engine, Failure, Mark},
+    store::engine::{Backlog, Engine, Failure, Generation, Mark},
 };
 pub(crate) use hand_off::{HandOff, Handed};
 
@@ -121,6 +125,8 @@ struct Run<'a> {
     /// The sequence up to which each consumer was seen to have taken everything in.
     floors: missed::Floors,
     dies: bool,
+    /// The connection that marks were last written on, and their generation.
+    generation: Option<(u64, Generation)>,
 }
 
 impl Run<'_> {
@@ -161,6 +167,7 @@ impl Publisher {
             hold: None,
             floors: missed::Floors::default(),
             dies: false,
+            generation: None,
         };
         let (mut mark, mut sweep) = (interval(MARK_EVERY), interval(SWEEP_EVERY));
         mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -182,6 +189,7 @@ impl Publisher {
                     None => break,
                 },
                 _ = mark.tick() => {
+                    self.generation(&mut run).await?;
                     self.write_marks(&mut run).await?;
                     self.verify_if_due(&mut run);
                 }
@@ -235,6 +243,7 @@ impl Publisher {
                 return;
             }
         };
+        reach(Step::Sent);
         run.in_flight.push(Box::pin(async move {
             match within(ACK_WITHIN, BROKER, ack).await {
                 Ok(Ok(ack)) if ack.duplicate && !self.is_there(id, ack.sequence).await => {
@@ -286,6 +295,7 @@ impl Publisher {
         match ended {
             // An acknowledgement of an older connection proves nothing about this broker.
             Ended::Stored { mark, epoch } if epoch == self.link.epoch() => {
+                reach(Step::Stored);
                 if self.health.clear_fault(&Part::Publisher) {
                     info!(service = self.link.service(), "events can be published again");
                 }
@@ -335,19 +345,6 @@ impl Publisher {
     /// Writes the marks of messages acknowledged on the current connection. A message that was
     /// acknowledged on another may be gone, and its mark would lie below the position from which
     /// the next comparison begins.
-    async fn write_marks(&self, run: &mut Run<'_>) -> Result<(), Failure> {
-        if run.marks.is_empty() || run.dies {
-            return Ok(());
-        }
-        let acknowledged = run.marks.len();
-        let marks = of_connection(std::mem::take(&mut run.marks), self.link.epoch());
-        run.is_in_doubt |= marks.len() < acknowledged;
-        if !marks.is_empty() {
-            self.engine.store().mark(&marks).await?;
-        }
-        Ok(())
-    }
-
     /// Publishes messages that have no mark and no lease.
     async fn sweep<'a>(&'a self, run: &mut Run<'a>, ticks: &mut tokio::time::Interval) {
         let most = run.sweeps();
@@ -356,6 +353,9 @@ impl Publisher {
         }
         match self.engine.store().sweep(most).await {
             Ok(swept) => {
+                if !swept.is_empty() {
+                    reach(Step::Swept);
+                }
                 self.health.metrics().swept(swept.len());
                 if swept.len() == SWEEP_MESSAGES_MAX {
                     // There may be more.
@@ -385,7 +385,8 @@ impl Publisher {
         if !is_wanted || now < run.verify_at || !run.verifying.is_empty() {
             return;
         }
-        if self.link.is_connected() {
+        let has_begun = run.generation.is_some_and(|(of, _)| of == epoch);
+        if has_begun && self.link.is_connected() {
             run.is_in_doubt = false;
             let before = run.floors.clone();
             run.verifying.push(Box::pin(async move { (self.compare(before).await, epoch) }));
@@ -394,7 +395,9 @@ impl Publisher {
 
     /// Compares outbox and stream, and then the stream and what its consumers have taken in.
     async fn compare(&self, before: missed::Floors) -> Result<Compared, Failure> {
-        let lost = verify::run(self.engine.store(), &self.link).await?;
+        // Whichever instance has begun it: all that is compared is read after it.
+        let of = self.engine.store().generation().await?;
+        let lost = verify::run(self.engine.store(), &self.link, of).await?;
         self.forget_what_others_published().await;
         let floors = missed::run(self.engine.store(), &self.link, &self.health, before).await?;
         Ok(Compared { lost, floors })
@@ -439,11 +442,6 @@ impl Publisher {
     }
 }
 
-/// The marks of messages that were acknowledged in this epoch.
-fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
-    marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
-}
-
 fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
     use std::error::Error;
     let cause = error.to_string();
@@ -474,18 +472,5 @@ fn refusal(id: uuid::Uuid, subject: String, error: &PublishError) -> Ended {
                 Some(_) => Ended::Refused { id, subject, cause: source },
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_acknowledgement_of_an_older_connection_sets_no_mark() {
-        let mark = |sequence| Mark { id: uuid::Uuid::now_v7(), sequence };
-        let marks = [(mark(7), 1), (mark(5), 2), (mark(6), 2)];
-        assert_eq!(of_connection(marks.to_vec(), 2), [marks[1].0, marks[2].0]);
-        assert_eq!(of_connection(marks.to_vec(), 3), []);
     }
 }

@@ -96,6 +96,13 @@ pub trait Store: Outbox + Parking {
     fn failpoints(&self) -> Arc<Failpoints>;
 }
 
+/// The marks that belong together: those of connections to the same broker, as far as any instance
+/// knows. Another instance may notice first that the broker lost messages. It compares outbox and
+/// stream, and a mark that was acknowledged before and is written after that would lie below the
+/// verified position, where it is never compared again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Generation(pub u64);
+
 /// The outbox: the table of emitted messages. A published row has a mark, its sequence in the
 /// stream; a row without a mark is not published yet. Every method is safe to repeat and may
 /// run in any instance.
@@ -105,9 +112,17 @@ pub trait Outbox: Send + Sync {
     /// goes by the store's clock, so that no other instance takes the same messages.
     async fn sweep(&self, most: usize) -> Result<Vec<Message>, Failure>;
 
+    /// Begins a generation of marks, before the first mark of a connection to the broker is
+    /// written. From then on no mark of an earlier generation is written.
+    async fn begin_generation(&self) -> Result<Generation, Failure>;
+
+    /// The generation that was begun last.
+    async fn generation(&self) -> Result<Generation, Failure>;
+
     /// Marks messages as published; a message that already has a mark keeps it. When this write
-    /// is lost, messages are only published again.
-    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure>;
+    /// is lost, messages are only published again. Returns `false`, and marks nothing, when a
+    /// later generation has begun.
+    async fn mark(&self, marks: &[Mark], of: Generation) -> Result<bool, Failure>;
 
     /// Backs off a message that the broker refuses; the pause grows each time.
     async fn back_off(&self, id: Uuid) -> Result<(), Failure>;
@@ -130,8 +145,9 @@ pub trait Outbox: Send + Sync {
     /// beginning.
     async fn verified(&self) -> Result<Option<Mark>, Failure>;
 
-    /// Moves the verified position.
-    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure>;
+    /// Moves the verified position; returns `false`, and leaves it, when a later generation has
+    /// begun.
+    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure>;
 
     /// The messages that wait to be published.
     async fn backlog(&self) -> Result<Backlog, Failure>;

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use crate::{
     UnitOfWork,
     batch::answers::KeptAnswer,
-    store::engine::{Failure, Mark},
+    store::engine::{Failure, Generation, Mark},
 };
 
 pub use engine::Memory;
@@ -140,6 +140,7 @@ struct Kept<B: InMemory> {
     answers: BTreeMap<[u8; 32], KeptAnswer>,
     outbox: BTreeMap<Uuid, rows::Row>,
     verified: Option<Mark>,
+    generation: Generation,
     parked: table::Table,
     /// The highest messages taken in from each stream, ascending.
     reached: BTreeMap<String, Vec<Mark>>,
@@ -153,6 +154,7 @@ impl<B: InMemory> Default for Kept<B> {
             answers: BTreeMap::new(),
             outbox: BTreeMap::new(),
             verified: None,
+            generation: Generation::default(),
             parked: table::Table::default(),
             reached: BTreeMap::new(),
         }

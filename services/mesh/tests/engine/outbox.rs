@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use mesh::engine::{Engine, Gap, Mark};
+use mesh::engine::{Engine, Gap, Generation, Mark};
 use uuid::Uuid;
 
 use crate::{
@@ -42,7 +42,7 @@ async fn publish_all<S: Store>(harness: &Harness<S>, count: usize, instances: us
                 marks.push(mark(message.id, seen.len() as u64));
             }
             if !marks.is_empty() {
-                engine.store().mark(&marks).await.unwrap();
+                engine.store().mark(&marks, Generation::default()).await.unwrap();
             }
         }
         tokio::task::yield_now().await;
@@ -87,24 +87,29 @@ pub async fn a_backlog_of_a_hundred_sweeps_is_published_completely<S: Store>(har
 
 pub async fn a_mark_is_never_overwritten<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(2).await;
-    harness.engine.store().mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)]).await.unwrap();
-    harness.engine.store().mark(&[mark(ids[0], 8)]).await.unwrap();
+    harness
+        .engine
+        .store()
+        .mark(&[mark(ids[0], 7), mark(Uuid::now_v7(), 9)], Generation::default())
+        .await
+        .unwrap();
+    harness.engine.store().mark(&[mark(ids[0], 8)], Generation::default()).await.unwrap();
     assert_eq!(harness.engine.store().marks_above(0, 10).await.unwrap(), [mark(ids[0], 7)]);
     assert_eq!(harness.waiting().await, 1, "the other one waits");
-    harness.engine.store().mark(&[]).await.unwrap();
+    harness.engine.store().mark(&[], Generation::default()).await.unwrap();
     harness.engine.store().unmark(&[]).await.unwrap();
 }
 
 pub async fn only_the_mark_that_was_read_is_cleared<S: Store>(harness: Harness<S>) {
     let ids = harness.emit(3).await;
     let marks: Vec<Mark> = ids.iter().zip(1..).map(|(id, at)| mark(*id, at)).collect();
-    harness.engine.store().mark(&marks).await.unwrap();
+    harness.engine.store().mark(&marks, Generation::default()).await.unwrap();
     harness.engine.store().unmark(&[mark(ids[0], 2), mark(ids[2], 3)]).await.unwrap();
     assert_eq!(harness.engine.store().marks_above(0, 10).await.unwrap(), marks[..2]);
     // A cleared message has no lease: it is swept at once.
     let swept = harness.engine.store().sweep(10).await.unwrap();
     assert_eq!(swept.iter().map(|message| message.id).collect::<Vec<_>>(), [ids[2]]);
-    harness.engine.store().mark(&[mark(ids[2], 9)]).await.unwrap();
+    harness.engine.store().mark(&[mark(ids[2], 9)], Generation::default()).await.unwrap();
     harness.engine.store().unmark(&[mark(ids[2], 3)]).await.unwrap();
     assert_eq!(harness.engine.store().marks_above(2, 10).await.unwrap(), [mark(ids[2], 9)]);
 }
@@ -113,12 +118,12 @@ pub async fn a_mark_and_a_clear_at_once_keep_the_newer_mark<S: Store>(harness: H
     let (id, other) = (harness.emit(1).await[0], harness.store.engine());
     for round in 1..50 {
         let (old, new) = (mark(id, 2 * round), mark(id, 2 * round + 1));
-        harness.engine.store().mark(&[old]).await.unwrap();
+        harness.engine.store().mark(&[old], Generation::default()).await.unwrap();
         // One instance finds the old message lost, clears its mark and publishes it again; another
         // one has found the same, and clears late.
         let renew = async {
             harness.engine.store().unmark(&[old]).await.unwrap();
-            harness.engine.store().mark(&[new]).await.unwrap();
+            harness.engine.store().mark(&[new], Generation::default()).await.unwrap();
         };
         let is_late = async { other.store().unmark(&[old]).await.unwrap() };
         futures::join!(is_late, renew);
@@ -132,7 +137,7 @@ pub async fn only_missed_messages_are_published_again<S: Store>(harness: Harness
     let mut swept = harness.swept(10).await;
     swept.sort_unstable_by_key(|message| message.id);
     let marks: Vec<Mark> = swept.iter().zip(1..).map(|(one, at)| mark(one.id, at)).collect();
-    harness.engine.store().mark(&marks).await.unwrap();
+    harness.engine.store().mark(&marks, Generation::default()).await.unwrap();
     let gap = |above, below, subject: &str, since| Gap {
         above,
         below,
@@ -188,7 +193,7 @@ pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     })
     .await;
     assert_eq!(first, BTreeSet::from([ids[1]]));
-    harness.engine.store().mark(&[mark(ids[1], 1)]).await.unwrap();
+    harness.engine.store().mark(&[mark(ids[1], 1)], Generation::default()).await.unwrap();
     let second = eventually("the refused one is due", || async {
         let due = due().await;
         (!due.is_empty()).then_some(due)
@@ -197,7 +202,7 @@ pub async fn a_refused_message_backs_off_alone<S: Store>(harness: Harness<S>) {
     assert_eq!(second, BTreeSet::from([ids[0]]));
     assert!(began.elapsed().as_secs() >= 5, "it backed off");
     harness.engine.store().back_off(Uuid::now_v7()).await.unwrap();
-    harness.engine.store().mark(&[mark(ids[0], 2)]).await.unwrap();
+    harness.engine.store().mark(&[mark(ids[0], 2)], Generation::default()).await.unwrap();
     harness.engine.store().back_off(ids[0]).await.unwrap();
     assert!(due().await.is_empty(), "what is published is not put off");
 }
@@ -207,7 +212,7 @@ pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harne
     // Three rows claim sequence 2 and two claim 4: a stream that was rolled back assigns them again.
     let at = [1, 2, 2, 2, 3, 4, 4, 5, 6];
     let marks: Vec<Mark> = ids.iter().zip(at).map(|(id, at)| mark(*id, at)).collect();
-    harness.engine.store().mark(&marks).await.unwrap();
+    harness.engine.store().mark(&marks, Generation::default()).await.unwrap();
     assert_eq!(harness.engine.store().marks_above(0, 100).await.unwrap(), marks);
     assert_eq!(harness.engine.store().marks_above(0, 3).await.unwrap(), marks[..3]);
     assert_eq!(harness.engine.store().marks_above(1, 3).await.unwrap(), marks[1..4]);
@@ -224,10 +229,28 @@ pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harne
 pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
     assert_eq!(harness.engine.store().verified().await.unwrap(), None);
     for place in [Some(mark(Uuid::now_v7(), 9)), Some(mark(Uuid::now_v7(), 1 << 40)), None, None] {
-        harness.engine.store().set_verified(place).await.unwrap();
+        harness.engine.store().set_verified(place, Generation::default()).await.unwrap();
         harness.restart();
         assert_eq!(harness.engine.store().verified().await.unwrap(), place);
     }
+}
+
+pub async fn a_mark_of_an_earlier_generation_is_not_written<S: Store>(harness: Harness<S>) {
+    let ids = sorted(harness.emit(3).await);
+    let (one, other) = (harness.store.engine(), harness.store.engine());
+    let before = one.store().begin_generation().await.unwrap();
+    assert!(one.store().mark(&[mark(ids[0], 1)], before).await.unwrap());
+    let after = other.store().begin_generation().await.unwrap();
+    assert_eq!(one.store().generation().await.unwrap(), after);
+    // The other instance compares from now on. A mark from before would escape it.
+    assert!(!one.store().mark(&[mark(ids[1], 2)], before).await.unwrap());
+    assert!(!one.store().set_verified(Some(mark(ids[0], 1)), before).await.unwrap());
+    assert_eq!(other.store().marks_above(0, 9).await.unwrap(), [mark(ids[0], 1)]);
+    assert_eq!(other.store().verified().await.unwrap(), None);
+    assert!(one.store().mark(&[mark(ids[1], 2)], after).await.unwrap());
+    assert!(other.store().mark(&[mark(ids[2], 3)], after).await.unwrap());
+    assert!(one.store().set_verified(Some(mark(ids[2], 3)), after).await.unwrap());
+    assert_eq!(other.store().verified().await.unwrap(), Some(mark(ids[2], 3)));
 }
 
 pub async fn the_backlog_is_counted_in_events<S: Store>(harness: Harness<S>) {
@@ -240,6 +263,6 @@ pub async fn the_backlog_is_counted_in_events<S: Store>(harness: Harness<S>) {
     assert_eq!(some.events, 4);
     let since = some.since.expect("since when");
     assert!(since >= began.plus_secs(-1) && since <= mesh::clock::now(), "{since:?}");
-    harness.engine.store().mark(&[mark(id, 1)]).await.unwrap();
+    harness.engine.store().mark(&[mark(id, 1)], Generation::default()).await.unwrap();
     assert_eq!(harness.waiting().await, 3);
 }

@@ -16,7 +16,7 @@ use events::{
 use futures::{Stream, stream};
 use mesh::{
     Caller, Idempotency, Meta, Outcome,
-    engine::{Failure, Mark, Outbox},
+    engine::{Failure, Generation, Mark, Outbox},
     testkit::{OnValkey, OwnValkey},
     valkey::{CallOn, Valkey},
 };
@@ -199,7 +199,7 @@ impl Harness {
         for message in messages {
             self.published += 1;
             let mark = Mark { id: message.id, sequence: self.published };
-            self.room.mark(&[mark]).await.unwrap();
+            self.room.mark(&[mark], Generation::default()).await.unwrap();
             let events: Vec<&RawValue> = serde_json::from_slice(&message.body).unwrap();
             assert_eq!(events.len(), message.events as usize);
             rows.extend(events.into_iter().map(|event| row(&message.subject, event.get())));

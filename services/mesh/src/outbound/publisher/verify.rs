@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     Link,
     nats::{error::BrokerError, link::StreamState},
-    store::engine::{Failure, Mark, Outbox},
+    store::engine::{Failure, Generation, Mark, Outbox},
     store::postgres::partitions::time_of,
 };
 
@@ -67,8 +67,12 @@ impl Stream for Link {
 }
 
 /// Compares outbox and stream, clears the marks of lost messages, and moves `verified`. Returns
-/// how many messages were lost.
-pub(crate) async fn run<S: Stream>(outbox: &dyn Outbox, link: &S) -> Result<usize, Failure> {
+/// how many messages were lost. `of` is the generation of marks on this connection.
+pub(crate) async fn run<S: Stream>(
+    outbox: &dyn Outbox,
+    link: &S,
+    of: Generation,
+) -> Result<usize, Failure> {
     let epoch = link.epoch();
     let stream = link.state().await?;
     let verified = outbox.verified().await?;
@@ -86,8 +90,8 @@ pub(crate) async fn run<S: Stream>(outbox: &dyn Outbox, link: &S) -> Result<usiz
     if link.epoch() != epoch || !now.continues(&walk.stream) {
         return Err(Failure::Unavailable("the stream changed during the comparison".into()));
     }
-    if place != verified {
-        outbox.set_verified(place).await?;
+    if place != verified && !outbox.set_verified(place, of).await? {
+        return Err(Failure::Unavailable("another instance has begun a comparison".into()));
     }
     Ok(lost)
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     outbound::message::Message,
-    store::engine::{Backlog, Failure, Gap, Mark, Outbox},
+    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox},
     store::postgres::{
         outbox::{LEASE_SECS, PUT_OFF_SECS, PUT_OFF_SECS_MAX},
         partitions::time_of,
@@ -45,15 +45,29 @@ impl<B: InMemory> Outbox for Memory<B> {
             .collect())
     }
 
-    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+    async fn begin_generation(&self) -> Result<Generation, Failure> {
         self.database.spend()?;
         let mut kept = self.database.kept.lock().await;
+        kept.generation.0 += 1;
+        Ok(kept.generation)
+    }
+
+    async fn generation(&self) -> Result<Generation, Failure> {
+        Ok(self.database.kept.lock().await.generation)
+    }
+
+    async fn mark(&self, marks: &[Mark], of: Generation) -> Result<bool, Failure> {
+        self.database.spend()?;
+        let mut kept = self.database.kept.lock().await;
+        if kept.generation != of {
+            return Ok(false);
+        }
         for mark in marks {
             if let Some(row) = kept.outbox.get_mut(&mark.id) {
                 row.sequence = row.sequence.or(Some(mark.sequence));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
@@ -114,10 +128,14 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(self.database.kept.lock().await.verified)
     }
 
-    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure> {
         self.database.spend()?;
-        self.database.kept.lock().await.verified = place;
-        Ok(())
+        let mut kept = self.database.kept.lock().await;
+        let is_current = kept.generation == of;
+        if is_current {
+            kept.verified = place;
+        }
+        Ok(is_current)
     }
 
     async fn backlog(&self) -> Result<Backlog, Failure> {

@@ -257,7 +257,7 @@ impl<B: InMemory> Process<B> {
 
     /// Marks messages as published.
     pub fn mark(&self, marks: &[Mark]) {
-        let _ = now(self.engine.mark(marks));
+        let _ = now(async { self.engine.mark(marks, self.engine.generation().await?).await });
     }
 
     /// The messages that are not published yet.
@@ -270,7 +270,10 @@ impl<B: InMemory> Process<B> {
     /// # Errors
     /// When the stream could not be read, or changed during the comparison.
     pub fn verify(&self, stream: &impl Shelf) -> Result<usize, Failure> {
-        now(verify::run(&self.engine, &Read(stream)))
+        now(async {
+            let of = self.engine.begin_generation().await?;
+            verify::run(&self.engine, &Read(stream), of).await
+        })
     }
 
     /// Records a message that was taken in.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{ANSWER_TIMEOUT, Database, partitions};
 use crate::{
     outbound::message::Message,
-    store::engine::{Backlog, Failure, Gap, Mark, Outbox},
+    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox},
 };
 
 /// The lease of a new message, for the publisher that it was handed to in memory, and of a swept
@@ -74,13 +74,32 @@ impl Outbox for Database {
         .await
     }
 
-    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
+    async fn begin_generation(&self) -> Result<Generation, Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            let next = "update mesh.generation set number = number + 1 returning number";
+            Ok(generation(sqlx::query_scalar(next).fetch_one(&self.pool).await?))
+        })
+        .await
+    }
+
+    async fn generation(&self) -> Result<Generation, Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            let current = "select number from mesh.generation";
+            Ok(generation(sqlx::query_scalar(current).fetch_one(&self.pool).await?))
+        })
+        .await
+    }
+
+    async fn mark(&self, marks: &[Mark], of: Generation) -> Result<bool, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let (ids, sequences, [first, last]) = columns(marks);
             let statement = "update mesh.outbox as o set stream_seq = m.seq
                  from unnest($1::uuid[], $2::bigint[]) as m (id, seq)
                  where o.id = m.id and o.id between $3 and $4 and o.stream_seq is null";
             let mut tx = self.pool.begin().await?;
+            if !is_current(&mut tx, of).await? {
+                return Ok(false);
+            }
             // Losing a mark only repeats a message, so no commit waits for the disk.
             sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
             sqlx::query(statement)
@@ -91,7 +110,7 @@ impl Outbox for Database {
                 .execute(&mut *tx)
                 .await?;
             tx.commit().await?;
-            Ok(())
+            Ok(true)
         })
         .await
     }
@@ -190,22 +209,25 @@ impl Outbox for Database {
         .await
     }
 
-    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
+    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
-            let Some(place) = place else {
-                sqlx::query("delete from mesh.verified").execute(&self.pool).await?;
-                return Ok(());
+            let mut tx = self.pool.begin().await?;
+            if !is_current(&mut tx, of).await? {
+                return Ok(false);
+            }
+            let statement = match place {
+                None => sqlx::query("delete from mesh.verified"),
+                Some(place) => sqlx::query(
+                    "insert into mesh.verified (stream_seq, message_id) values ($1, $2)
+                     on conflict (is_only) do update
+                     set stream_seq = excluded.stream_seq, message_id = excluded.message_id",
+                )
+                .bind(place.sequence as i64)
+                .bind(place.id),
             };
-            sqlx::query(
-                "insert into mesh.verified (stream_seq, message_id) values ($1, $2)
-                 on conflict (is_only) do update
-                 set stream_seq = excluded.stream_seq, message_id = excluded.message_id",
-            )
-            .bind(place.sequence as i64)
-            .bind(place.id)
-            .execute(&self.pool)
-            .await?;
-            Ok(())
+            statement.execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(true)
         })
         .await
     }
@@ -214,6 +236,16 @@ impl Outbox for Database {
         self.answer(ANSWER_TIMEOUT, async { Ok(backlog(&mut *self.pool.acquire().await?).await?) })
             .await
     }
+}
+
+fn generation(number: i64) -> Generation {
+    Generation(number.unsigned_abs())
+}
+
+/// Whether no later generation has begun; none can begin before the transaction ends.
+async fn is_current(tx: &mut PgConnection, of: Generation) -> sqlx::Result<bool> {
+    let current = "select number from mesh.generation for share";
+    Ok(generation(sqlx::query_scalar(current).fetch_one(tx).await?) == of)
 }
 
 async fn marks(

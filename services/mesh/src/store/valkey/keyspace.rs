@@ -21,7 +21,10 @@ use super::{
     function_call::{Ended, FunctionCall, Reply},
 };
 use crate::{
-    failpoint::{Failpoint, Failpoints},
+    failpoint::{
+        Failpoint, Failpoints,
+        crash::{Step, reach},
+    },
     store::engine::Failure,
 };
 
@@ -179,6 +182,8 @@ impl Keyspace {
         &self,
         names: impl Iterator<Item = &'a str>,
     ) -> Result<(), Failure> {
+        // One function call decides, writes and commits.
+        reach(Step::Closed);
         match self.failpoints.should_fail(Failpoint::BeforeCommit, names) {
             true => Err(Failure::Unavailable("failpoint: before commit".into())),
             false => Ok(()),

@@ -5,6 +5,7 @@
 --   outbox:unsent    zset  the same ones, by the time they were emitted
 --   outbox:marks     zset  ids of messages with a mark, by their sequence in the stream
 --   outbox:sent      zset  the same ones, by the time they were emitted
+--   outbox:generation      the generation of marks that was begun last
 --   outbox:verified  text  the position up to which outbox and stream agree: `<sequence> <id>`
 
 local SECOND = 1000000
@@ -86,13 +87,44 @@ local function move(id, from, by_from, to, by_to, score)
   end
 end
 
--- Marks messages as published. The arguments are ids and sequences, in turn.
-function serves.mark(...)
+local function generation()
+  return call('GET', own('outbox:generation')) or '0'
+end
+
+-- Begins a generation of marks: none of an earlier one is written any more.
+function serves.begin_generation()
+  return { whole(call('INCR', own('outbox:generation'))) }
+end
+
+function serves.generation()
+  return { generation() }
+end
+
+-- Marks messages as published, if no later generation than theirs has begun; returns whether
+-- that is so. The other arguments are ids and sequences, in turn.
+function serves.mark(of, ...)
+  if of ~= generation() then
+    return { '0' }
+  end
   local marks = { ... }
   for at = 1, #marks, 2 do
     move(marks[at], 'outbox:unsent', 'outbox:waiting', 'outbox:sent', 'outbox:marks', marks[at + 1])
   end
-  return {}
+  return { '1' }
+end
+
+-- Moves the verified position, or removes it, if no later generation has begun; returns whether
+-- that is so.
+function serves.set_verified(of, place)
+  if of ~= generation() then
+    return { '0' }
+  end
+  if place == '' then
+    call('DEL', own('outbox:verified'))
+  else
+    call('SET', own('outbox:verified'), place)
+  end
+  return { '1' }
 end
 
 -- Takes marks away. Such messages are due at once, the oldest first.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     outbound::message::Message,
-    store::engine::{Backlog, Failure, Gap, Mark, Outbox},
+    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox},
 };
 
 /// How long a published message is kept, in case the broker loses it: a day longer than its
@@ -35,13 +35,8 @@ impl Keyspace {
         self.serve("unsent", most).await?.each(message)
     }
 
-    async fn move_marks(&self, how: &'static str, marks: &[Mark]) -> Result<(), Failure> {
-        for marks in marks.chunks(MARKS_MAX) {
-            let words = |mark: &Mark| [mark.id.to_string(), mark.sequence.to_string()];
-            let words: Vec<String> = marks.iter().flat_map(words).collect();
-            self.serve(how, words).await?;
-        }
-        Ok(())
+    async fn generation_by(&self, how: &'static str) -> Result<Generation, Failure> {
+        self.serve(how, NOTHING).await?.take().map(Generation)
     }
 
     pub(super) async fn marks(&self, cmd: &redis::Cmd) -> Result<Vec<Mark>, Failure> {
@@ -57,8 +52,23 @@ impl Outbox for Keyspace {
         self.serve("sweep", most).await?.each(message)
     }
 
-    async fn mark(&self, marks: &[Mark]) -> Result<(), Failure> {
-        self.move_marks("mark", marks).await
+    async fn begin_generation(&self) -> Result<Generation, Failure> {
+        self.generation_by("begin_generation").await
+    }
+
+    async fn generation(&self) -> Result<Generation, Failure> {
+        self.generation_by("generation").await
+    }
+
+    async fn mark(&self, marks: &[Mark], of: Generation) -> Result<bool, Failure> {
+        for marks in marks.chunks(MARKS_MAX) {
+            let mut words = vec![of.0.to_string()];
+            words.extend(marks.iter().flat_map(words_of));
+            if self.serve("mark", words).await?.take::<u64>()? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn back_off(&self, id: Uuid) -> Result<(), Failure> {
@@ -66,7 +76,11 @@ impl Outbox for Keyspace {
     }
 
     async fn unmark(&self, lost: &[Mark]) -> Result<(), Failure> {
-        self.move_marks("unmark", lost).await
+        for marks in lost.chunks(MARKS_MAX) {
+            let words: Vec<String> = marks.iter().flat_map(words_of).collect();
+            self.serve("unmark", words).await?;
+        }
+        Ok(())
     }
 
     async fn publish_again(&self, gap: &Gap) -> Result<usize, Failure> {
@@ -103,13 +117,10 @@ impl Outbox for Keyspace {
         Ok(Some(Mark { id: id_of(id)?, sequence }))
     }
 
-    async fn set_verified(&self, place: Option<Mark>) -> Result<(), Failure> {
-        let mut set = redis::cmd(if place.is_some() { "SET" } else { "DEL" });
-        set.arg(self.key(VERIFIED));
-        if let Some(Mark { id, sequence }) = place {
-            set.arg(format!("{sequence} {id}"));
-        }
-        command::<redis::Value>(&self.connection, &set).await.map(drop)
+    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure> {
+        let place = place.map(|Mark { id, sequence }| format!("{sequence} {id}"));
+        let words = [of.0.to_string(), place.unwrap_or_default()];
+        Ok(self.serve("set_verified", &words[..]).await?.take::<u64>()? > 0)
     }
 
     async fn backlog(&self) -> Result<Backlog, Failure> {
@@ -119,6 +130,10 @@ impl Outbox for Keyspace {
         let since = micros.and_then(|at| Timestamp::from_unix_millis((at / 1_000.0) as i64));
         Ok(Backlog { events, since })
     }
+}
+
+fn words_of(mark: &Mark) -> [String; 2] {
+    [mark.id.to_string(), mark.sequence.to_string()]
 }
 
 /// A message as `outbox.lua` returns it.

@@ -20,7 +20,7 @@ use crate::{
     clock,
     outbound::message::{MESSAGE_EVENTS_MAX, unpack},
     parked::{Parked, ParkedState},
-    store::engine::{Engine, Mark, Outbox, Parking, Retried, Show, Verdict, Which},
+    store::engine::{Engine, Generation, Mark, Outbox, Parking, Retried, Show, Verdict, Which},
     testkit::OwnValkey,
     trace::{Span, TraceParent},
 };
@@ -407,8 +407,12 @@ async fn a_new_message_is_swept_only_when_its_lease_has_run_out_without_a_mark()
     assert_eq!(backlog.events, 3);
     assert!(backlog.since.unwrap() <= clock::now());
     let first = Mark { id: all[0].id, sequence: 10 };
-    harness.valkey.mark(&[first, Mark { id: Uuid::now_v7(), sequence: 11 }]).await.unwrap();
-    harness.valkey.mark(&[Mark { sequence: 12, ..first }]).await.unwrap();
+    harness
+        .valkey
+        .mark(&[first, Mark { id: Uuid::now_v7(), sequence: 11 }], Generation::default())
+        .await
+        .unwrap();
+    harness.valkey.mark(&[Mark { sequence: 12, ..first }], Generation::default()).await.unwrap();
     assert_eq!(harness.valkey.marks_above(9, 9).await.unwrap(), [first], "it keeps its mark");
     assert!(harness.valkey.marks_above(10, 9).await.unwrap().is_empty());
     assert_eq!(harness.valkey.marks_to(10, 9).await.unwrap(), [first]);
@@ -426,9 +430,9 @@ async fn a_new_message_is_swept_only_when_its_lease_has_run_out_without_a_mark()
     }
     assert_eq!(harness.valkey.sweep(2).await.unwrap().len(), 2);
     assert_eq!(harness.valkey.verified().await.unwrap(), None);
-    harness.valkey.set_verified(Some(first)).await.unwrap();
+    harness.valkey.set_verified(Some(first), Generation::default()).await.unwrap();
     assert_eq!(harness.valkey.verified().await.unwrap(), Some(first));
-    harness.valkey.set_verified(None).await.unwrap();
+    harness.valkey.set_verified(None, Generation::default()).await.unwrap();
     assert_eq!(harness.valkey.verified().await.unwrap(), None);
 }
 
@@ -440,7 +444,7 @@ async fn old_messages_are_deleted_once_published_and_unpublished_ones_never() {
     }
     let all = harness.valkey.unpublished(9).await.unwrap();
     let marks = [1, 2].map(|n| Mark { id: all[n - 1].id, sequence: n as u64 });
-    harness.valkey.mark(&marks).await.unwrap();
+    harness.valkey.mark(&marks, Generation::default()).await.unwrap();
     let old = all[0].id.to_string();
     let unsent = all[2].id.to_string();
     for (set, id) in [("sent", &old), ("unsent", &unsent)] {

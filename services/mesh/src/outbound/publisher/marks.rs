@@ -1,0 +1,79 @@
+//! The marks of published messages, and the generation that they belong to.
+
+use super::{Publisher, Run};
+use crate::{
+    failpoint::crash::{Step, reach},
+    store::engine::{Failure, Generation, Mark},
+};
+
+impl Publisher {
+    /// Begins a generation of marks on each connection to the broker; `None` without one.
+    pub(super) async fn generation(
+        &self,
+        run: &mut Run<'_>,
+    ) -> Result<Option<Generation>, Failure> {
+        let epoch = self.link.epoch();
+        match run.generation {
+            Some((of, generation)) if of == epoch => Ok(Some(generation)),
+            _ if !self.link.is_connected() => Ok(None),
+            _ => {
+                let generation = self.engine.store().begin_generation().await?;
+                run.generation = Some((epoch, generation));
+                Ok(Some(generation))
+            }
+        }
+    }
+
+    pub(super) async fn write_marks(&self, run: &mut Run<'_>) -> Result<(), Failure> {
+        if run.marks.is_empty() || run.dies {
+            return Ok(());
+        }
+        let Some(generation) = self.generation(run).await? else { return Ok(()) };
+        let acknowledged = run.marks.len();
+        let marks = of_connection(std::mem::take(&mut run.marks), self.link.epoch());
+        run.is_in_doubt |= marks.len() < acknowledged;
+        if !marks.is_empty() && !self.engine.store().mark(&marks, generation).await? {
+            self.mark_what_is_there(run, marks).await?;
+        }
+        reach(Step::Marked);
+        Ok(())
+    }
+
+    /// Another instance has begun a generation: perhaps it knows a broker that has lost what was
+    /// acknowledged here. Only what is in the stream now is marked; the rest is published again.
+    async fn mark_what_is_there(&self, run: &mut Run<'_>, marks: Vec<Mark>) -> Result<(), Failure> {
+        run.is_in_doubt = true;
+        let (epoch, generation) = (self.link.epoch(), self.engine.store().generation().await?);
+        run.generation = Some((epoch, generation));
+        let sequences = marks.iter().map(|mark| mark.sequence);
+        let (Some(first), Some(last)) = (sequences.clone().min(), sequences.max()) else {
+            return Ok(());
+        };
+        // The marks are lost when the broker does not answer, which only repeats the messages.
+        let there = self.link.message_ids(first, last).await?;
+        let is_there = |mark: &Mark| there.get(&mark.sequence) == Some(&mark.id);
+        let marks: Vec<Mark> = marks.into_iter().filter(is_there).collect();
+        if !marks.is_empty() {
+            self.engine.store().mark(&marks, generation).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The marks of messages that were acknowledged in this epoch.
+fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
+    marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_of_an_older_connection_sets_no_mark() {
+        let mark = |sequence| Mark { id: uuid::Uuid::now_v7(), sequence };
+        let marks = [(mark(7), 1), (mark(5), 2), (mark(6), 2)];
+        assert_eq!(of_connection(marks.to_vec(), 2), [marks[1].0, marks[2].0]);
+        assert_eq!(of_connection(marks.to_vec(), 3), []);
+    }
+}

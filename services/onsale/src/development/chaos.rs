@@ -1,0 +1,356 @@
+//! `onsale chaos`: a sale without end on real servers, one process per service, and faults.
+//!
+//! Clients remember what they were told. When the faults are over and everything is at rest,
+//! that is compared with the databases, the streams and the auditor: nothing may be lost,
+//! nothing may have happened twice, and everything that was begun has ended.
+
+mod check;
+mod fans;
+mod fault;
+mod history;
+mod plot;
+mod processes;
+mod proxy;
+mod report;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anstream::println;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use uuid::Uuid;
+
+use crate::{
+    databases::Databases,
+    development::{environment::Environment, receipt::Receipt, topology},
+};
+use check::Verdict;
+use fans::Load;
+use fault::{Fault, Targets};
+use history::History;
+use processes::Processes;
+
+pub use fault::Kind;
+pub use report::{ChaosReport, Struck};
+
+/// How long it may take until something is sold again after a fault.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
+/// How long everything may take to come to rest after the load.
+const REST_WITHIN: Duration = Duration::from_secs(120);
+/// How long nothing happens between two faults.
+const PAUSE_MILLIS: std::ops::RangeInclusive<u64> = 200..=1_500;
+/// One fault in this many is two at once.
+const PAIR_EVERY: u32 = 4;
+const PROBE: Duration = Duration::from_millis(20);
+
+/// Options of `onsale chaos`.
+#[derive(Debug, Clone, Args)]
+pub struct Chaos {
+    /// How long faults are made: seconds, or with a unit (90s, 30m, 2h)
+    #[arg(long = "for", value_name = "TIME", default_value = "2m", value_parser = duration)]
+    pub lasts: Duration,
+    /// Stops after so many faults
+    #[arg(long, value_name = "N")]
+    pub faults: Option<usize>,
+    /// The seed that chooses the faults; another one each time when absent
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Only faults of these kinds
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub only: Vec<Kind>,
+    /// Fans who buy at the same time
+    #[arg(long, value_name = "N", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub fans: u16,
+    /// Where the report, its picture and the logs are written
+    #[arg(long, value_name = "DIR", default_value = "chaos-report")]
+    pub report: PathBuf,
+    /// Prints the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `onsale chaos`.
+///
+/// # Errors
+/// When something cannot be started, or anything is wrong afterwards.
+pub async fn run(options: Chaos) -> Result<()> {
+    let as_json = options.json;
+    let say = move |line: &str| {
+        if !as_json {
+            println!("{line}");
+        }
+    };
+    let report = make(&options, Arc::new(say)).await?;
+    report.write(&options.report)?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.print();
+        println!("report and logs: {}", options.report.display());
+    }
+    match report.wrong().len() {
+        0 => Ok(()),
+        wrong => bail!("{wrong} things are wrong; the same faults again: --seed {}", report.seed),
+    }
+}
+
+/// Makes the faults and compares, without output of its own.
+///
+/// # Errors
+/// When something cannot be started or read.
+pub async fn make(options: &Chaos, say: Arc<dyn Fn(&str) + Send + Sync>) -> Result<ChaosReport> {
+    let seed = options.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
+    say(&format!("seed {seed}"));
+    let env = Environment::start(None, say.clone()).await?;
+    let logs = options.report.join("logs");
+    // Logs of an earlier run say nothing about this one.
+    let _ = std::fs::remove_dir_all(&logs);
+    say("starting one process per service, and two of the busy ones");
+    let mut processes = Processes::start(&env, &logs).await?;
+    let keeper = tokio::spawn(topology::keep(env.config.clone()));
+    let made = strike(options, seed, &env, &mut processes, &say).await;
+    keeper.abort();
+    processes.stop().await;
+    env.stop().await;
+    made
+}
+
+async fn strike(
+    options: &Chaos,
+    seed: u64,
+    env: &Environment,
+    processes: &mut Processes,
+    say: &Arc<dyn Fn(&str) + Send + Sync>,
+) -> Result<ChaosReport> {
+    let history = History::new();
+    let fans = usize::from(options.fans);
+    say(&format!("{fans} fans begin to buy"));
+    let load = Load::start(&processes.gateways, &env.operator, history.clone(), fans, seed).await?;
+    wait_for_a_sale(&history, history.began()).await.context("nothing was sold at first")?;
+    let servers = env.servers.as_ref().context("chaos starts its own servers")?;
+    let mut run = Run {
+        random: StdRng::seed_from_u64(seed),
+        history: history.clone(),
+        faults: Vec::new(),
+        ended: Vec::new(),
+    };
+    let began = Instant::now();
+    let mut deck = Deck::of(&options.only);
+    while began.elapsed() < options.lasts && options.faults.is_none_or(|most| run.count() < most) {
+        let faults = deck.deal(processes, &mut run.random);
+        let mut targets = Targets { processes: &mut *processes, servers };
+        let struck = run.strike(&faults, &mut targets).await?;
+        say(&line(run.count(), &struck));
+        let is_stuck = struck.recovered_secs.is_none();
+        run.faults.push(struck);
+        run.ended.extend(processes.ended()?);
+        if is_stuck {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(run.random.random_range(PAUSE_MILLIS))).await;
+    }
+    let lasted = began.elapsed();
+    say("the faults are over; everybody finishes");
+    load.finish().await;
+    let redeliveries = processes.repeats().await;
+    let (databases, drained) = rest(&history, env).await?;
+    say("comparing what clients were told with databases, streams and the auditor");
+    let told = std::mem::take(&mut *history.told());
+    let verdict = Verdict::of(&told, &env.config, &databases).await?;
+    let mut report = ChaosReport {
+        seed,
+        secs: report::secs(lasted),
+        faults: run.faults,
+        payments_ended: 0,
+        failures: Default::default(),
+        longest_silence_secs: 0.0,
+        longest_wait_secs: 0.0,
+        drained_secs: report::secs(drained),
+        redeliveries,
+        ended: run.ended,
+        strange: Default::default(),
+        verdict,
+        ends_per_second: Vec::new(),
+    };
+    report.tell(&told, history.began());
+    Ok(report)
+}
+
+/// The faults so far.
+struct Run {
+    random: StdRng,
+    history: History,
+    faults: Vec<Struck>,
+    ended: Vec<String>,
+}
+
+impl Run {
+    fn count(&self) -> usize {
+        self.faults.iter().map(|fault| fault.kinds.len()).sum()
+    }
+
+    /// Makes faults at once, undoes them, and waits until something is sold again.
+    async fn strike(&self, faults: &[Fault], on: &mut Targets<'_>) -> Result<Struck> {
+        let (began, kinds) = (Instant::now(), faults.iter().map(|fault| fault.kind).collect());
+        let targets = faults.iter().map(|fault| fault.target(on.processes)).collect();
+        let may_be_noticed = faults.iter().any(|fault| fault.may_be_noticed(on.processes));
+        for fault in faults {
+            fault.strike(on).await.with_context(|| format!("making {}", fault.kind))?;
+        }
+        let lasts = faults.iter().map(|fault| fault.lasts).max().unwrap_or_default();
+        tokio::time::sleep(lasts).await;
+        for fault in faults {
+            fault.heal(on).await.with_context(|| format!("undoing {}", fault.kind))?;
+        }
+        let healed = Instant::now();
+        let first = first_event(faults, on, healed);
+        let (recovered, first_event_secs) =
+            tokio::join!(wait_for_a_sale(&self.history, healed), first);
+        let now = Instant::now();
+        Ok(Struck {
+            kinds,
+            targets,
+            at_secs: report::secs(began - self.history.began()),
+            lasted_secs: report::secs(healed - began),
+            recovered_secs: recovered.ok().map(report::secs),
+            first_event_secs,
+            failures: self.history.failures_between(began, now),
+            may_be_noticed,
+        })
+    }
+}
+
+/// From the moment a process was started again until it has handled something.
+async fn first_event(faults: &[Fault], on: &Targets<'_>, since: Instant) -> Option<f64> {
+    let [fault] = faults else { return None };
+    let index = fault.restarted()?;
+    let process = on.processes.iter().nth(index)?;
+    if !process.is_busy() {
+        return None;
+    }
+    while since.elapsed() < RECOVERED_WITHIN {
+        if process.handled().await > 0 {
+            return Some(report::secs(since.elapsed()));
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    None
+}
+
+/// Waits until a payment that was requested after `since` has ended; how long that took.
+async fn wait_for_a_sale(history: &History, since: Instant) -> Result<Duration> {
+    let asked = Instant::now();
+    while !history.sells_since(since) {
+        if asked.elapsed() > RECOVERED_WITHIN {
+            bail!("nothing was sold within {RECOVERED_WITHIN:?}");
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    Ok(asked.elapsed())
+}
+
+/// Waits until nothing is in flight; how long that took beyond the time of the last hold.
+async fn rest(history: &History, env: &Environment) -> Result<(Databases, Duration)> {
+    let began = Instant::now();
+    let databases = Databases::open(&env.config).await?;
+    let schedules: Vec<Uuid> = history.told().schedules.iter().map(|one| one.0).collect();
+    let mut drained = None;
+    while began.elapsed() < REST_WITHIN && drained.is_none() {
+        let receipt = Receipt::of(&databases, &schedules).await;
+        if receipt.is_ok_and(|receipt| receipt.is_at_rest()) {
+            drained = Some(began.elapsed());
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    // The holds that nobody pays for run out by themselves.
+    Receipt::at_rest(&databases, &schedules, REST_WITHIN).await?;
+    Ok((databases, drained.unwrap_or(REST_WITHIN)))
+}
+
+/// Every kind comes up before one comes up again.
+struct Deck {
+    kinds: Vec<Kind>,
+    left: Vec<Kind>,
+}
+
+impl Deck {
+    fn of(only: &[Kind]) -> Self {
+        let kinds = match only {
+            [] => Kind::value_variants().to_vec(),
+            only => only.to_vec(),
+        };
+        Self { kinds, left: Vec::new() }
+    }
+
+    /// The next fault, now and then with another one.
+    fn deal(&mut self, processes: &Processes, random: &mut StdRng) -> Vec<Fault> {
+        if self.left.is_empty() {
+            self.left = self.kinds.clone();
+        }
+        let next = self.left.swap_remove(random.random_range(0..self.left.len()));
+        let first = Fault::of(next, processes.iter().len(), random);
+        let mut faults = vec![first];
+        if random.random_ratio(1, PAIR_EVERY)
+            && let Some(kind) = self.kinds.choose(random)
+        {
+            let second = Fault::of(*kind, processes.iter().len(), random);
+            if second.goes_with(&faults[0]) {
+                faults.push(second);
+            }
+        }
+        faults
+    }
+}
+
+fn line(count: usize, struck: &Struck) -> String {
+    let recovered = match struck.recovered_secs {
+        Some(secs) => format!("sold again after {secs:.1} s"),
+        None => "nothing was sold any more".to_owned(),
+    };
+    format!(
+        "{:6.1} s  {:4}  {} of {}, {:.1} s; {recovered}, {} requests failed",
+        struck.at_secs,
+        count + struck.kinds.len(),
+        report::named(&struck.kinds),
+        struck.targets.join(" and "),
+        struck.lasted_secs,
+        struck.failures,
+    )
+}
+
+/// Seconds, or a number with `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let number: u64 = number.parse().context("a whole number, as in 90s, 30m or 2h")?;
+    let secs = match unit {
+        "s" => number,
+        "m" => number * 60,
+        "h" => number * 3_600,
+        _ => bail!("`{unit}` is no unit; use s, m or h"),
+    };
+    Ok(Duration::from_secs(secs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_seconds_or_has_a_unit() {
+        for (text, secs) in [("90", 90), ("90s", 90), ("30m", 1_800), ("2h", 7_200)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_secs(secs));
+        }
+        for text in ["", "m", "3d", "-1s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

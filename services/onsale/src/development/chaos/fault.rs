@@ -1,0 +1,360 @@
+//! The faults: what is done to which part, for how long, and how it is undone.
+
+use std::{fmt, fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use mesh::failpoint::crash::{CrashAt, Step};
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use serde::Serialize;
+use servers::{Server, Servers};
+
+use super::{
+    processes::{Processes, SERVERS},
+    proxy::Wire,
+};
+
+/// The largest file that a broker may write whose disk is full: less than any stream needs.
+const NO_ROOM: u64 = 16;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A process of a service is killed and started again at once
+    Kill,
+    /// A process ends at a given step of the batch worker or of the publisher, and is started again
+    Crash,
+    /// A process of a service stays dead for a while
+    Outage,
+    /// A process of a service is paused, as a virtual machine is
+    Pause,
+    /// A process of a service is stopped in order and started again
+    Restart,
+    /// Every process is stopped in order and started again, one after the other, under load
+    Roll,
+    /// A server is killed and started again
+    KillServer,
+    /// A server is stopped in order and started again
+    RestartServer,
+    /// A server is paused with its children
+    PauseServer,
+    /// A process loses its connections to a server and gets no new ones
+    Cut,
+    /// The same, with resets
+    Reset,
+    /// Connections of a process to a server stay open and nothing passes
+    Silence,
+    /// Everything between all processes and a server takes longer
+    Slow,
+    /// No process reaches a server
+    Partition,
+    /// The broker goes back to an older copy of its files
+    RollBack,
+    /// The broker loses all of its files
+    Wipe,
+    /// The broker loses all of its files, twice within seconds
+    WipeTwice,
+    /// Valkey loses everything
+    Empty,
+    /// The broker's disk is full, until it is started again with room
+    FullDisk,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+impl Kind {
+    /// Whether it changes the broker's files or process; two of those cannot happen at once.
+    fn is_of_server(self) -> bool {
+        matches!(
+            self,
+            Self::KillServer
+                | Self::RestartServer
+                | Self::PauseServer
+                | Self::RollBack
+                | Self::Wipe
+                | Self::WipeTwice
+                | Self::Empty
+                | Self::FullDisk
+        )
+    }
+
+    /// Whether it is about a process of a service.
+    fn is_of_process(self) -> bool {
+        matches!(
+            self,
+            Self::Kill | Self::Crash | Self::Outage | Self::Pause | Self::Restart | Self::Roll
+        )
+    }
+}
+
+/// A fault that is chosen: a kind, its target, and how long it lasts.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    pub(super) kind: Kind,
+    /// The process, for the kinds that have one.
+    process: usize,
+    /// The server, for the kinds that have one.
+    server: &'static str,
+    /// How long it lasts.
+    pub(super) lasts: Duration,
+    /// Where a crash happens.
+    crash: CrashAt,
+}
+
+/// What faults are done to.
+pub(super) struct Targets<'a> {
+    pub(super) processes: &'a mut Processes,
+    pub(super) servers: &'a Servers,
+}
+
+impl Fault {
+    /// Chooses the target and the length of a fault of this kind.
+    pub(super) fn of(kind: Kind, processes: usize, random: &mut StdRng) -> Self {
+        let millis = match kind {
+            Kind::Kill
+            | Kind::Crash
+            | Kind::Restart
+            | Kind::Roll
+            | Kind::Wipe
+            | Kind::WipeTwice => 0..=1,
+            Kind::KillServer | Kind::RestartServer | Kind::Empty => 0..=1_500,
+            Kind::RollBack => 200..=4_000,
+            // Longer than every timeout of the mesh, now and then.
+            Kind::Pause | Kind::Silence if random.random_range(0..10) == 0 => 12_000..=15_000,
+            _ => 300..=4_000,
+        };
+        let lasts = Duration::from_millis(random.random_range(millis));
+        let server = match kind {
+            Kind::RollBack | Kind::Wipe | Kind::WipeTwice | Kind::FullDisk => "nats",
+            Kind::Empty => "valkey",
+            _ => SERVERS.choose(random).copied().unwrap_or("nats"),
+        };
+        let step = *Step::ALL.choose(random).unwrap_or(&Step::Committed);
+        let crash = CrashAt { step, arrival: random.random_range(1..=20) };
+        Self { kind, process: random.random_range(0..processes), server, lasts, crash }
+    }
+
+    /// Whether it can happen while the other one does.
+    pub(super) fn goes_with(&self, other: &Self) -> bool {
+        let both = |of: fn(Kind) -> bool| of(self.kind) && of(other.kind);
+        self.kind != other.kind && !both(Kind::is_of_server) && !both(Kind::is_of_process)
+    }
+
+    /// What it is done to, in words.
+    pub(super) fn target(&self, processes: &Processes) -> String {
+        let name = || processes.iter().nth(self.process).map_or("", |one| one.name.as_str());
+        match self.kind {
+            Kind::Roll => "every process".to_owned(),
+            Kind::Crash => format!("{} at {}", name(), self.crash),
+            kind if kind.is_of_process() => name().to_owned(),
+            Kind::Cut | Kind::Reset | Kind::Silence => format!("{} to {}", name(), self.server),
+            Kind::Slow | Kind::Partition => format!("everything to {}", self.server),
+            _ => self.server.to_owned(),
+        }
+    }
+
+    /// The process that it ends and starts again, if it is about one.
+    pub(super) fn restarted(&self) -> Option<usize> {
+        matches!(self.kind, Kind::Kill | Kind::Crash | Kind::Outage | Kind::Restart)
+            .then_some(self.process)
+    }
+
+    /// Whether clients may notice it: a gateway, the broker, or the store of a service was hit.
+    /// Of services that run twice the other process goes on.
+    pub(super) fn may_be_noticed(&self, processes: &Processes) -> bool {
+        let service = processes.iter().nth(self.process).map_or("", |one| one.service);
+        let is_one_of_two = matches!(
+            self.kind,
+            Kind::Kill
+                | Kind::Crash
+                | Kind::Outage
+                | Kind::Pause
+                | Kind::Restart
+                | Kind::Cut
+                | Kind::Reset
+        );
+        !is_one_of_two || service == gateway::NAME
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub(super) async fn strike(&self, on: &mut Targets<'_>) -> Result<()> {
+        let wire = |wire| on.processes.wire(self.server, Some(self.process), wire);
+        match self.kind {
+            Kind::Kill | Kind::Outage => on.processes.at(self.process).kill().await?,
+            Kind::Crash => {
+                let process = on.processes.at(self.process);
+                process.kill().await?;
+                process.restart_until(self.crash).await?;
+            }
+            Kind::Pause => on.processes.at(self.process).pause(),
+            Kind::Restart => on.processes.at(self.process).stop().await,
+            Kind::Roll => {
+                let count = on.processes.iter().len();
+                for index in 0..count {
+                    let process = on.processes.at(index);
+                    process.stop().await;
+                    process.restart()?;
+                    wait_until_ready(process).await?;
+                }
+            }
+            Kind::KillServer | Kind::Wipe | Kind::WipeTwice => self.server(on)?.kill(),
+            Kind::RestartServer => self.server(on)?.stop().await,
+            Kind::PauseServer => signal_tree(self.server(on)?, Signal::STOP)?,
+            Kind::Cut => wire(Wire::Cut),
+            Kind::Reset => wire(Wire::Reset),
+            Kind::Silence => wire(Wire::Silent),
+            Kind::Slow => on.processes.wire(self.server, None, Wire::Slow(SLOWER)),
+            Kind::Partition => on.processes.wire(self.server, None, Wire::Silent),
+            Kind::RollBack => copy_store(on.servers)?,
+            Kind::Empty => {
+                let valkey = self.server(on)?;
+                valkey.kill();
+                remove_content(&on.servers.folder().join("valkey"), |name| name.contains("aof"))?;
+            }
+            Kind::FullDisk => limit_files(self.server(on)?, Some(NO_ROOM))?,
+        }
+        Ok(())
+    }
+
+    /// Undoes it.
+    ///
+    /// # Errors
+    /// When it cannot be undone.
+    pub(super) async fn heal(&self, on: &mut Targets<'_>) -> Result<()> {
+        let wire = |wire| on.processes.wire(self.server, Some(self.process), wire);
+        match self.kind {
+            Kind::Kill | Kind::Crash | Kind::Outage | Kind::Restart => {
+                on.processes.at(self.process).restart()?;
+            }
+            Kind::Pause => on.processes.at(self.process).resume(),
+            Kind::Roll => {}
+            Kind::KillServer | Kind::RestartServer | Kind::Empty | Kind::FullDisk => {
+                self.server(on)?.restart().await?;
+            }
+            Kind::PauseServer => signal_tree(self.server(on)?, Signal::CONT)?,
+            Kind::Cut | Kind::Reset | Kind::Silence => wire(Wire::Open),
+            Kind::Slow | Kind::Partition => on.processes.wire(self.server, None, Wire::Open),
+            Kind::RollBack => {
+                let nats = self.server(on)?;
+                nats.kill();
+                let (store, copy) = stores(on.servers);
+                fs::remove_dir_all(&store)?;
+                fs::rename(&copy, &store)?;
+                nats.restart().await?;
+            }
+            Kind::Wipe => wipe(on.servers).await?,
+            Kind::WipeTwice => {
+                wipe(on.servers).await?;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                on.servers.nats.kill();
+                wipe(on.servers).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn server<'a>(&self, on: &Targets<'a>) -> Result<&'a Server> {
+        on.servers.by_name(self.server).context("a server of our own")
+    }
+}
+
+/// By how much a slow wire delays everything.
+const SLOWER: Duration = Duration::from_millis(150);
+/// How long a process may take to be ready during a rolling restart.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+async fn wait_until_ready(process: &super::processes::Process) -> Result<()> {
+    let ready = async {
+        while !process.is_ready().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(READY_WITHIN, ready).await;
+    waited.with_context(|| format!("{} is not ready in time", process.name))
+}
+
+/// The broker's files, and the copy of them.
+fn stores(servers: &Servers) -> (std::path::PathBuf, std::path::PathBuf) {
+    (servers.folder().join("nats/jetstream"), servers.folder().join("nats-copy"))
+}
+
+/// Copies the broker's files while it is paused: what a snapshot of its disk has.
+fn copy_store(servers: &Servers) -> Result<()> {
+    let (store, copy) = stores(servers);
+    let _ = fs::remove_dir_all(&copy);
+    signal_tree(&servers.nats, Signal::STOP)?;
+    let copied = Command::new("cp").arg("-a").arg(&store).arg(&copy).status();
+    signal_tree(&servers.nats, Signal::CONT)?;
+    ensure!(copied.context("cp")?.success(), "the broker's files cannot be copied");
+    Ok(())
+}
+
+/// Starts the broker, which was killed, without its files.
+async fn wipe(servers: &Servers) -> Result<()> {
+    let (store, _) = stores(servers);
+    if store.exists() {
+        fs::remove_dir_all(&store)?;
+    }
+    Ok(servers.nats.restart().await?)
+}
+
+fn remove_content(folder: &Path, is_removed: impl Fn(&str) -> bool) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        if !is_removed(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Signals a server and its children.
+fn signal_tree(server: &Server, signal: Signal) -> Result<()> {
+    let parent = server.pid().context("a server that runs")?;
+    let mut pids = vec![parent];
+    pids.extend(children(parent)?);
+    for pid in pids {
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            // It fails only when the process has ended meanwhile.
+            let _ = kill_process(pid, signal);
+        }
+    }
+    Ok(())
+}
+
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        if rest.split(' ').nth(1) == Some(&parent.to_string()) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
+/// Limits the size of the files that a server may write.
+fn limit_files(server: &Server, bytes: Option<u64>) -> Result<()> {
+    let pid = server.pid().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let limit = Rlimit { current: bytes, maximum: None };
+    prlimit(pid, Resource::Fsize, limit).context("limiting the broker's files")?;
+    Ok(())
+}

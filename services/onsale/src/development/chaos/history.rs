@@ -1,0 +1,149 @@
+//! What clients were told, and when: what the databases must agree with afterwards.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use events::{
+    ReservationId, ScheduleId, UserId,
+    payment::{Payment, PaymentState},
+    reservation::Reservation,
+};
+use uuid::Uuid;
+
+/// Everything that clients were told; clones share it.
+#[derive(Clone)]
+pub(super) struct History(Arc<Mutex<Told>>, Instant);
+
+/// The answers of a run.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Points that were charged, by fan: the sum of all answers.
+    pub(super) charged: HashMap<UserId, i64>,
+    /// Charges that were answered, by fan.
+    pub(super) charges: HashMap<UserId, u64>,
+    /// Holds that were answered.
+    pub(super) holds: HashMap<ReservationId, Reservation>,
+    /// Payments as they were last answered.
+    pub(super) payments: HashMap<Uuid, Payment>,
+    /// Reservations whose cancellation was accepted.
+    pub(super) returned: Vec<ReservationId>,
+    /// Schedules that were opened.
+    pub(super) schedules: Vec<ScheduleId>,
+    /// Fans who gave up on a command: whether it was executed is not known.
+    pub(super) unknown: HashMap<UserId, u64>,
+    /// Payments that were answered with their end, in the order of the answers.
+    pub(super) ends: Vec<End>,
+    /// Requests that failed, and were sent again.
+    pub(super) failures: Vec<Failure>,
+    /// Answers that nobody should get, by what they say.
+    pub(super) strange: BTreeMap<String, u64>,
+}
+
+/// An answer with the end of a payment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    /// When it was requested.
+    pub(super) asked_at: Instant,
+    /// When the end was answered.
+    pub(super) ended_at: Instant,
+}
+
+/// One request that was not answered as it should be.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) at: Instant,
+    /// The status, or why there was no answer.
+    pub(super) why: String,
+}
+
+impl History {
+    /// Nothing was told yet.
+    pub(super) fn new() -> Self {
+        Self(Arc::default(), Instant::now())
+    }
+
+    /// When the run began.
+    pub(super) fn began(&self) -> Instant {
+        self.1
+    }
+
+    /// Everything so far.
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        // No holder of the lock can panic halfway through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Points were charged.
+    pub(super) fn charged(&self, fan: UserId, points: i64) {
+        let mut told = self.told();
+        *told.charged.entry(fan).or_default() += points;
+        *told.charges.entry(fan).or_default() += 1;
+    }
+
+    /// A hold was made.
+    pub(super) fn held(&self, hold: &Reservation) {
+        self.told().holds.insert(hold.reservation_id, hold.clone());
+    }
+
+    /// A payment was answered.
+    pub(super) fn paid(&self, payment: &Payment, asked_at: Instant) {
+        let mut told = self.told();
+        if payment.state != PaymentState::Requested {
+            told.ends.push(End { asked_at, ended_at: Instant::now() });
+        }
+        told.payments.insert(payment.payment_id.0, payment.clone());
+    }
+
+    /// The cancellation of a hold or ticket was accepted.
+    pub(super) fn returned(&self, reservation: ReservationId) {
+        self.told().returned.push(reservation);
+    }
+
+    /// A fan gave up on a command.
+    pub(super) fn gave_up(&self, fan: UserId) {
+        *self.told().unknown.entry(fan).or_default() += 1;
+    }
+
+    /// A request failed and is sent again.
+    pub(super) fn failed(&self, why: String) {
+        self.told().failures.push(Failure { at: Instant::now(), why });
+    }
+
+    /// Nobody should get this answer.
+    pub(super) fn strange(&self, what: String) {
+        *self.told().strange.entry(what).or_default() += 1;
+    }
+
+    /// Whether a payment that was requested after `since` has ended.
+    pub(super) fn sells_since(&self, since: Instant) -> bool {
+        self.told().ends.iter().rev().take(200).any(|end| end.asked_at >= since)
+    }
+
+    /// Requests that failed from one moment to another.
+    pub(super) fn failures_between(&self, from: Instant, to: Instant) -> usize {
+        let told = self.told();
+        told.failures
+            .iter()
+            .rev()
+            .take_while(|one| one.at >= from)
+            .filter(|one| one.at <= to)
+            .count()
+    }
+}
+
+impl Told {
+    /// The longest time without the end of a payment.
+    pub(super) fn longest_silence(&self) -> Duration {
+        let mut ends: Vec<Instant> = self.ends.iter().map(|end| end.ended_at).collect();
+        ends.sort_unstable();
+        ends.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+    }
+
+    /// The longest time that a client waited for the end of a payment.
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.ends.iter().map(|end| end.ended_at - end.asked_at).max().unwrap_or_default()
+    }
+}
