@@ -13,6 +13,7 @@
 //! | `headers` | the headers that every answer has |
 //! | `own`, `seat_plans` | what can be wrong with one operation |
 //! | `tokens` | tokens that must be refused |
+//! | `roles` | who may do what: every caller at every operation and endpoint |
 //! | `limits` | good requests, but too many or too large |
 //! | `over_nats` | the same endpoints without the gateway |
 
@@ -23,6 +24,7 @@ mod operation;
 mod over_nats;
 mod own;
 mod request;
+mod roles;
 mod seat_plans;
 mod tokens;
 mod world;

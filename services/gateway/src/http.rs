@@ -12,6 +12,7 @@ pub(crate) mod openapi;
 pub(crate) mod pages;
 pub(crate) mod problem;
 pub(crate) mod readiness;
+pub(crate) mod room;
 pub(crate) mod server;
 pub(crate) mod sse;
 pub(crate) mod wire;

@@ -22,6 +22,7 @@
 //! | in `http` | what it is |
 //! |---|---|
 //! | `server`, `wire`, `linger` | routes and connections; bytes that make no request; clients that still send |
+//! | `room` | how many connections are open at once, and which one goes when there is no room |
 //! | `around` | what applies to every request and to every answer |
 //! | `op`, `openapi` | an operation: its route and documentation; the document of all operations |
 //! | `call`, `media` | reading a request, and the type of its body |

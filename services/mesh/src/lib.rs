@@ -64,7 +64,7 @@ pub use inbound::{
     input::{self, parse},
     own_id::{claimed_user, own_id},
     read::Read,
-    repeat::{IDEMPOTENCY_KEY, check_key},
+    repeat::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_CHARS_MAX, check_key},
 };
 pub use kept::Kept;
 pub use nats::{

@@ -145,11 +145,13 @@ impl Harness {
     /// Emits events of this name, several in a message, at times that are so many seconds apart.
     /// Returns their ids, sorted.
     async fn emit_every(&self, name: &str, count: usize, secs: i64) -> Vec<Uuid> {
-        let producer = self.client(events::producer_of(name)).await;
-        let jetstream = jetstream::new(producer);
         let began_at = events::Timestamp::from_unix_millis(1_800_000_000_000).unwrap();
-        let all: Vec<Value> =
-            (0..count).map(|index| event(name, began_at.plus_secs(secs * index as i64))).collect();
+        let at = |index| began_at.plus_secs(secs * index as i64);
+        self.publish(name, (0..count).map(|index| event(name, at(index))).collect()).await
+    }
+
+    async fn publish(&self, name: &str, all: Vec<Value>) -> Vec<Uuid> {
+        let jetstream = jetstream::new(self.client(events::producer_of(name)).await);
         let mut acks = Vec::new();
         for some in all.chunks(MESSAGE_EVENTS) {
             let mut headers = HeaderMap::new();
@@ -256,6 +258,23 @@ async fn one_of_two_instances_reads_and_the_other_takes_over() {
     harness.learned(&all).await;
     assert_eq!(second.health().counts().handled, 100);
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_fills_a_read_by_itself_does_not_stop_the_reader() {
+    const BYTES: usize = 5 * 1024 * 1024;
+    let harness = Harness::open().await;
+    let reader = harness.start().await;
+    let mut all = harness.emit(1).await;
+    for _ in 0..2 {
+        let mut large = event(EVENTS[0], mesh::clock::now());
+        large["data"] = json!({ "plan": "x".repeat(BYTES) });
+        all.extend(harness.publish(EVENTS[0], vec![large]).await);
+        harness.learned(&all).await;
+        all.extend(harness.emit(1).await);
+        harness.learned(&all).await;
+    }
+    reader.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::operation;
 
 /// The endpoint that answers each operation. The gateway itself answers those without one.
-const ANSWERED_BY: &[(&str, Option<&str>)] = &[
+pub const ANSWERED_BY: &[(&str, Option<&str>)] = &[
     ("register", Some("user.register")),
     ("logIn", Some("user.log_in")),
     ("refreshSession", Some("user.refresh")),
@@ -262,7 +262,8 @@ async fn gathered(operator: &Client, subject: &'static str) -> Vec<Value> {
     answers
 }
 
-async fn ask(client: &Client, endpoint: &str, headers: &[(&str, &str)], body: &str) -> Message {
+/// Sends a request to an endpoint.
+pub async fn ask(client: &Client, endpoint: &str, headers: &[(&str, &str)], body: &str) -> Message {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, *value);
@@ -277,6 +278,7 @@ fn status(answer: &Message) -> u16 {
     headers.get("onsale-status").expect("a status").as_str().parse().expect("a number")
 }
 
-fn bearer(token: &str) -> String {
+/// The header that presents a token.
+pub fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }

@@ -27,13 +27,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use events::{Problem, SagaId, codes};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::Limited;
 use mesh::trace::{Span, TRACEPARENT, TraceParent};
 use tracing::error;
 use uuid::Uuid;
 
 use crate::http::{
-    call::{BODY_BYTES_MAX, BODY_TIMEOUT, parameters, short},
+    call::{BODY_BYTES_MAX, BODY_TIMEOUT, parameters, short, whole},
     edge::{Edge, SAGA},
     op::Op,
     problem::Refused,
@@ -211,6 +211,7 @@ async fn checked(contract: Option<&Contract>, request: Request) -> Result<Reques
         let detail = format!("Headers have at most {HEADERS_BYTES_MAX} bytes, not {bytes}.");
         return Err(Problem::new(codes::HEADERS_TOO_LARGE, detail));
     }
+    unambiguous(request.headers())?;
     let Some(contract) = contract else { return Ok(request) };
     if !contract.has_query
         && let Some((name, _)) = parameters(request.uri()).next()
@@ -221,6 +222,25 @@ async fn checked(contract: Option<&Contract>, request: Request) -> Result<Reques
     if contract.takes_body { Ok(request) } else { without_body(request).await }
 }
 
+/// Refuses a head of which a proxy could understand something else: which host is meant, and
+/// where the body ends.
+fn unambiguous(headers: &HeaderMap) -> Result<(), Problem> {
+    let refused = |name: &str, what: &str| Err(Problem::about(codes::BAD_REQUEST, name, what));
+    if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return refused("Host", "is there twice");
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return refused("Transfer-Encoding", "must not come together with `Content-Length`");
+    }
+    let is_chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match is_chunked && codings.next().is_none() {
+        true => Ok(()),
+        false => refused("Transfer-Encoding", "must be `chunked`; no other is read here"),
+    }
+}
+
 /// A request of an operation that takes no body. An empty body is allowed all the same: some
 /// clients send an empty object with every request.
 async fn without_body(request: Request) -> Result<Request, Problem> {
@@ -229,10 +249,10 @@ async fn without_body(request: Request) -> Result<Request, Problem> {
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    let read = Limited::new(body, BODY_BYTES_MAX).collect();
+    let read = whole(Limited::new(body, BODY_BYTES_MAX));
     let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
     let is_empty = read.is_ok_and(|read| {
-        read.is_ok_and(|read| matches!(read.to_bytes().trim_ascii(), b"" | b"{}" | b"null"))
+        read.is_ok_and(|read| matches!(read.trim_ascii(), b"" | b"{}" | b"null"))
     });
     match is_empty {
         true => Ok(Request::from_parts(parts, Body::empty())),

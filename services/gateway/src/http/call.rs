@@ -5,11 +5,11 @@
 use std::{str::FromStr, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request::Parts},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use events::{Code, Problem, codes};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use mesh::{IDEMPOTENCY_KEY, RequestHeaders};
@@ -216,9 +216,9 @@ pub(crate) fn short(text: &str) -> String {
 /// tower-http do not serve here: they answer in plain text and with nothing, the limit is one for
 /// all methods of a path, and a time limit of the whole request would end event streams.
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect());
+    let collected = tokio::time::timeout(BODY_TIMEOUT, whole(Limited::new(body, bytes_max)));
     match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
         Ok(Err(_)) => {
             let detail = "The body broke off, or is not sent as its headers say.";
@@ -229,6 +229,20 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             Err(Problem::new(codes::REQUEST_TOO_SLOW, detail).with("field", "body"))
         }
     }
+}
+
+/// The bytes of a body. A frame keeps the whole buffer that it was read into: of a body that comes
+/// byte by byte each byte would keep one. So all frames but a lone one are copied.
+pub(crate) async fn whole(mut body: Limited<Body>) -> Result<Bytes, axum::BoxError> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if all.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all.freeze())
 }
 
 fn too_large(bytes_max: usize) -> Problem {

@@ -7,9 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use axum::{http::HeaderMap, response::Response};
+use axum::{extract::Request, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use events::{
     Command, Problem, Timestamp, UserId, codes, payment::Pay, queue::Enter, reservation::Reserve,
@@ -37,6 +38,10 @@ const REQUESTS_MAX: usize = 8_192;
 const BUNDLED: [&str; 3] = [Pay::ENDPOINT, Reserve::ENDPOINT, Enter::ENDPOINT];
 /// Event streams open at once; more are turned away.
 const FOLLOWERS_MAX: usize = 10_000;
+/// Seat plans that are read at once; each may take some copies of 8 MiB.
+const PLANS_MAX: usize = 4;
+/// How long one more may wait.
+const PLAN_WAIT: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
     /// The saga that the current request starts, for the request's span; set only where there
@@ -60,6 +65,7 @@ struct Inner {
     in_flight: AtomicUsize,
     followers: Arc<Semaphore>,
     measured: Measured,
+    plans: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -83,6 +89,7 @@ impl Edge {
             in_flight: AtomicUsize::new(0),
             followers,
             measured,
+            plans: Arc::new(Semaphore::new(PLANS_MAX)),
             link,
             client,
             shutdown,
@@ -141,12 +148,35 @@ impl Edge {
         }
     }
 
+    /// The caller of a request whose body has not been read yet.
+    ///
+    /// # Errors
+    /// As [`Edge::user_of`].
+    pub(crate) async fn caller_of(
+        &self,
+        mut request: Request,
+    ) -> Result<(Caller, Request), Problem> {
+        let head = Head(std::mem::take(request.headers_mut()));
+        let caller = self.0.link.verifier().access(head.token()?, clock::now()).await?;
+        *request.headers_mut() = head.0;
+        Ok((caller, request))
+    }
+
     /// A permit for one more event stream.
     pub(crate) fn place_to_follow(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.0.followers.clone().try_acquire_owned().map_err(|_| {
             self.0.measured.shed(Shed::Streams);
             overloaded()
         })
+    }
+
+    /// A permit to read one more seat plan, once there is one.
+    pub(crate) async fn place_for_plan(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = self.0.plans.clone().acquire_owned();
+        match tokio::time::timeout(PLAN_WAIT, place).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(overloaded()),
+        }
     }
 
     /// Gives a command an id and sends it to its service.

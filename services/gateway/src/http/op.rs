@@ -11,6 +11,7 @@ use axum::{
     routing::{self, MethodRouter},
 };
 use events::{Code, codes};
+use mesh::IDEMPOTENCY_KEY_CHARS_MAX;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::{
@@ -19,7 +20,9 @@ use utoipa::{
         Content, ContentBuilder, HeaderBuilder, HttpMethod, Ref, RefOr, Required, Response,
         ResponseBuilder, Schema,
         path::{Parameter, ParameterBuilder, ParameterIn},
-        schema::{AdditionalProperties, KnownFormat, ObjectBuilder, SchemaFormat, Type},
+        schema::{
+            AdditionalProperties, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type,
+        },
     },
 };
 
@@ -163,18 +166,27 @@ impl Op {
 
     /// It may be repeated with an `Idempotency-Key`.
     pub(crate) fn command(self) -> Self {
-        self.header(
+        let key = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(IDEMPOTENCY_KEY_CHARS_MAX))
+            .pattern(Some("^[!-~]+$"));
+        self.header_of(
             "Idempotency-Key",
             "1 to 255 visible ASCII characters. The same key with the same request, however it is \
              spelt, gives the stored answer; with another request it is refused. A key belongs to \
              its caller: before there is an account, to the address or the token in the body.",
+            key,
         )
         .refuses(&[codes::INVALID, codes::IDEMPOTENCY_KEY_REUSED])
     }
 
     /// It reads an optional header.
-    pub(crate) fn header(mut self, name: &str, meaning: &str) -> Self {
-        let schema = ObjectBuilder::new().schema_type(Type::String);
+    pub(crate) fn header(self, name: &str, meaning: &str) -> Self {
+        self.header_of(name, meaning, ObjectBuilder::new().schema_type(Type::String))
+    }
+
+    fn header_of(mut self, name: &str, meaning: &str, schema: ObjectBuilder) -> Self {
         let header = parameter(ParameterIn::Header, name, meaning)
             .required(Required::False)
             .schema(Some(schema));
@@ -184,7 +196,9 @@ impl Op {
 
     /// It reads these query parameters, and refuses others.
     pub(crate) fn query<P: IntoParams>(mut self) -> Self {
-        self.parameters.extend(P::into_params(|| Some(ParameterIn::Query)));
+        let mut parameters = P::into_params(|| Some(ParameterIn::Query));
+        parameters.iter_mut().filter_map(|it| it.schema.as_mut()).for_each(never_null);
+        self.parameters.extend(parameters);
         self.refuses(&[codes::INVALID])
     }
 
@@ -340,6 +354,18 @@ impl Op {
 fn close(schema: &mut RefOr<Schema>) {
     if let RefOr::T(Schema::Object(object)) = schema {
         object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
+}
+
+/// A parameter is left out, or it has a value; in an address there is no `null`.
+fn never_null(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema
+        && let SchemaType::Array(types) = &mut object.schema_type
+    {
+        types.retain(|kind| *kind != Type::Null);
+        if let [only] = &types[..] {
+            object.schema_type = SchemaType::Type(only.clone());
+        }
     }
 }
 

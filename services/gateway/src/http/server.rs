@@ -16,14 +16,11 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::http::{
     around::{self, Around},
@@ -31,11 +28,10 @@ use crate::http::{
     op::Op,
     openapi, pages,
     problem::Refused,
+    room::Room,
     wire::{Progress, Wire},
 };
 
-/// Connections open at once; further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 16_384;
 /// How long a connection may take to send the head of its next request, idling included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Bytes of a request's head that are read at all. The limit is lower, and its refusal says so.
@@ -95,12 +91,13 @@ pub(crate) async fn run(
     router: Router,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Room::of_this_process();
+    info!(connections_max = room.max(), "accepting connections");
     let graceful = GracefulShutdown::new();
     loop {
         let permit = tokio::select! {
             () = shutdown.cancelled() => break,
-            permit = room.clone().acquire_owned() => permit.map_err(io::Error::other)?,
+            permit = room.permit() => permit?,
         };
         let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -114,13 +111,18 @@ pub(crate) async fn run(
                 }
             },
         };
-        let connection = connection(stream, peer, router.clone(), HEAD_TIMEOUT);
+        let progress = Arc::<Progress>::default();
+        let place = room.place(permit, progress.clone());
+        let connection = connection(stream, peer, router.clone(), progress, HEAD_TIMEOUT);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%peer, %error, "a connection broke");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    debug!(%peer, %error, "a connection broke");
+                },
+                () = place.is_wanted() => debug!(%peer, "closed, because there was no room"),
             }
-            drop(permit);
+            drop(place);
         });
     }
     drop(listener);
@@ -134,12 +136,12 @@ fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
+    progress: Arc<Progress>,
     head_timeout: Duration,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "TCP_NODELAY could not be set");
     }
-    let progress = Arc::<Progress>::default();
     let wire = Wire::new(stream, progress.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let in_flight = progress.begin();

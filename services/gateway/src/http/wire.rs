@@ -11,10 +11,11 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use axum::{body::HttpBody, http::StatusCode, response::IntoResponse};
@@ -32,8 +33,10 @@ use crate::http::{
     problem::Refused,
 };
 
+/// What a client of HTTP/2 sends first.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
 /// The state of a connection's requests.
-#[derive(Default)]
 pub(crate) struct Progress {
     /// A part of a head has arrived, but not all of it.
     is_begun: AtomicBool,
@@ -41,6 +44,29 @@ pub(crate) struct Progress {
     in_flight: AtomicUsize,
     /// The last request was answered before its body was read to the end.
     is_unread: AtomicBool,
+    /// A request that is being answered waits for the rest of its body.
+    is_body_awaited: AtomicBool,
+    /// When the connection was opened, or last began or ended a request: milliseconds of
+    /// [`uptime_ms`].
+    moved_ms: AtomicU64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            is_begun: AtomicBool::default(),
+            in_flight: AtomicUsize::default(),
+            is_unread: AtomicBool::default(),
+            is_body_awaited: AtomicBool::default(),
+            moved_ms: AtomicU64::new(uptime_ms()),
+        }
+    }
+}
+
+/// Milliseconds since the first connection.
+fn uptime_ms() -> u64 {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request that is being answered.
@@ -52,7 +78,17 @@ impl Progress {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.is_begun.store(false, Ordering::Relaxed);
         self.is_unread.store(false, Ordering::Relaxed);
+        self.is_body_awaited.store(false, Ordering::Relaxed);
+        self.moved_ms.store(uptime_ms(), Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// Since when the gateway has waited for the client to send something: the next request, or
+    /// the rest of one. `None` while it is the gateway's turn.
+    pub(crate) fn waits_since(&self) -> Option<u64> {
+        let is_answering = self.in_flight.load(Ordering::Relaxed) > 0;
+        let is_waiting = !is_answering || self.is_body_awaited.load(Ordering::Relaxed);
+        is_waiting.then(|| self.moved_ms.load(Ordering::Relaxed))
     }
 
     /// The body of the request that was begun; notes when it is not read to its end.
@@ -70,6 +106,7 @@ impl Progress {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.moved_ms.store(uptime_ms(), Ordering::Relaxed);
     }
 }
 
@@ -88,7 +125,9 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.progress.is_body_awaited.store(frame.is_pending(), Ordering::Relaxed);
+        let frame = ready!(frame);
         self.is_read = frame.is_none();
         Poll::Ready(frame)
     }
@@ -104,6 +143,7 @@ impl HttpBody for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        self.progress.is_body_awaited.store(false, Ordering::Relaxed);
         if !self.is_read && !self.body.is_end_stream() {
             self.progress.is_unread.store(true, Ordering::Relaxed);
         }
@@ -116,6 +156,8 @@ pub(crate) struct Wire {
     progress: Arc<Progress>,
     /// The first line of a head is complete.
     has_line: bool,
+    /// The client speaks HTTP/2 without having been asked; hyper hangs up.
+    is_http2: bool,
     /// What is sent instead of so many bytes of hyper's.
     instead: Option<(Bytes, usize)>,
     /// Only the client still sends.
@@ -124,7 +166,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream, progress: Arc<Progress>) -> Self {
-        Self { stream, progress, has_line: false, instead: None, linger: None }
+        Self { stream, progress, has_line: false, is_http2: false, instead: None, linger: None }
     }
 
     /// Inspects what is about to be sent, `len` bytes in all.
@@ -210,6 +252,7 @@ impl AsyncRead for Wire {
         let arrived = &buf.filled()[before..];
         if !arrived.is_empty() {
             self.progress.received();
+            self.is_http2 |= arrived.starts_with(HTTP2_PREFACE);
         }
         self.has_line |= !self.has_line && arrived.contains(&b'\n');
         Poll::Ready(Ok(()))
@@ -270,7 +313,11 @@ impl Drop for Wire {
     fn drop(&mut self) {
         if self.progress.is_begun.load(Ordering::Relaxed) && self.instead.is_none() {
             let detail = "The head of the request was not complete in time.";
-            let _ = self.stream.try_write(&answer(&Problem::new(codes::REQUEST_TOO_SLOW, detail)));
+            let problem = match self.is_http2 {
+                true => problem_of(400, true),
+                false => Problem::new(codes::REQUEST_TOO_SLOW, detail),
+            };
+            let _ = self.stream.try_write(&answer(&problem));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{header, request::Parts},
+    http::{Uri, header, request::Parts},
     response::Response,
 };
 use events::{
@@ -12,7 +12,9 @@ use events::{
         FindSchedules, GetConcert, GetOrganizers, OpenSchedule, Organizers, RemoveOrganizer,
         Schedule,
     },
+    user::Role,
 };
+use mesh::Allow;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -30,6 +32,8 @@ use crate::{
     operations::{examples, page::PageParams},
 };
 
+/// Who may put something on sale.
+const ORGANIZERS: Allow = Allow::OneOf(&[Role::Organizer, Role::Operator]);
 const TAG: &str = "catalogue";
 
 /// The operations of this area.
@@ -131,8 +135,10 @@ struct ConcertParams {
     /// Words, each matched from its beginning in title or artist; at most 200 characters.
     q: Option<String>,
     /// `next_cursor` of the previous page.
+    #[param(min_length = 1)]
     cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 
@@ -142,6 +148,7 @@ struct ConcertParams {
 #[into_params(parameter_in = Query)]
 struct CancelParams {
     /// The reason, for the fans; at most 500 characters.
+    #[param(min_length = 1, max_length = 500)]
     reason: Option<String>,
 }
 
@@ -243,21 +250,32 @@ async fn open_schedule(
     Id(concert_id): Id<ConcertId>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let call = Call::read(request, PLAN_BYTES_MAX, &["application/json", "text/csv"]).await?;
-    let body = if media::is_of(&call.head.0, "text/csv") {
-        let Params(params) = Params::<ScheduleParams>::of(&method, &uri)?;
-        let plan = media::plan_text(&call.head.0, &call.body)?;
-        json(&params.with_plan(concert_id, plan))
-    } else {
-        if let Some((name, _)) = parameters(&uri).next() {
-            let what = "belongs in the body, which is JSON; the query is for `text/csv`";
-            return Err(Problem::about(codes::BAD_REQUEST, &short(&name), what).into());
+    let in_query = match media::is_of(request.headers(), "text/csv") {
+        true => Some(Params::<ScheduleParams>::of(request.method(), request.uri())?.0),
+        false => {
+            is_without_parameters(request.uri())?;
+            None
         }
-        call.body_with(&[("concert_id", concert_id.to_string())])?
+    };
+    // So large a body is read only for an account that may send one, and for few at once.
+    let (caller, request) = edge.caller_of(request).await?;
+    ORGANIZERS.check(&caller)?;
+    let _place = edge.place_for_plan().await?;
+    let call = Call::read(request, PLAN_BYTES_MAX, &["application/json", "text/csv"]).await?;
+    let body = match in_query {
+        Some(params) => {
+            json(&params.with_plan(concert_id, media::plan_text(&call.head.0, &call.body)?))
+        }
+        None => call.body_with(&[("concert_id", concert_id.to_string())])?,
     };
     let answered = edge.send_command::<OpenSchedule>(&call.head, body).await?;
     Ok(answer(answered, Copies::None))
+}
+
+fn is_without_parameters(uri: &Uri) -> Result<(), Problem> {
+    let Some((name, _)) = parameters(uri).next() else { return Ok(()) };
+    let what = "belongs in the body, which is JSON; the query is for `text/csv`";
+    Err(Problem::about(codes::BAD_REQUEST, &short(&name), what))
 }
 
 async fn cancel_schedule(

@@ -138,8 +138,10 @@ struct Which {
     /// by themselves.
     all: Option<bool>,
     /// `next_before` of the previous page.
+    #[param(min_length = 1)]
     before: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 

@@ -9,7 +9,9 @@ use utoipa::IntoParams;
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageParams {
     /// `next_cursor` of the previous page.
+    #[param(min_length = 1)]
     pub(crate) cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     pub(crate) limit: Option<u32>,
 }

@@ -47,6 +47,7 @@ struct RankingParams {
     #[param(inline, required = false)]
     window: Window,
     /// Places wanted, 1 to 100; 10 when absent.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 

@@ -74,7 +74,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SagaKey {
 #[into_params(parameter_in = Query)]
 struct SagaParams {
     /// Only in this state: `running`, `stalled`, `compensated`, `failed` or `completed`.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = SagaState, required = false)]
     state: Option<SagaState>,
     /// Only those in which this service took part or is awaited.
     service: Option<String>,
@@ -84,8 +84,10 @@ struct SagaParams {
     /// Only those about this: an id, a trace id, or `<schedule id>/<seat>`.
     about: Option<String>,
     /// `next_cursor` of the previous page.
+    #[param(min_length = 1)]
     cursor: Option<String>,
     /// Entries wanted, 1 to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 

@@ -12,7 +12,7 @@ use events::{
     user::{GetWithdrawal, Withdraw, Withdrawal, WithdrawalState},
 };
 use mesh::Answered;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
@@ -71,6 +71,18 @@ struct WithdrawParams {
     forfeit: Option<bool>,
 }
 
+/// The same in the body. It is there as `true` or `false`, or it is not there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WithdrawBody {
+    #[serde(default, deserialize_with = "stated")]
+    forfeit: Option<bool>,
+}
+
+fn stated<'de, D: Deserializer<'de>>(value: D) -> Result<Option<bool>, D::Error> {
+    bool::deserialize(value).map(Some)
+}
+
 async fn get(
     State(edge): State<Edge>,
     Id(attempt): Id<AttemptId>,
@@ -81,8 +93,10 @@ async fn get(
 
 async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response, Refused> {
     let Params(in_query) = Params::<WithdrawParams>::of(request.method(), request.uri())?;
+    // What is wrong with a body is said to the account that it is about.
+    let (_, request) = edge.caller_of(request).await?;
     let call = Call::read(request, BODY_BYTES_MAX, &["application/json"]).await?;
-    let in_body: WithdrawParams = mesh::parse(&call.body)?;
+    let in_body: WithdrawBody = mesh::parse(&call.body)?;
     let forfeit = match (in_query.forfeit, in_body.forfeit) {
         (Some(query), Some(body)) if query != body => {
             let what = format!("is `{query}` in the address and `{body}` in the body");

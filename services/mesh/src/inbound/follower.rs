@@ -21,6 +21,7 @@ use crate::{
     Link, MeshClient, STORED_MESSAGES_MAX, StoredEvent, StoredMessage,
     health::{Health, Part},
     metrics::EventResult,
+    nats::stored::STORED_BYTES_MAX,
     nats::stored_event::EVENTS_A_SEQUENCE,
     outbound::publisher::missed::Missed,
     service::{Followed, query_context::AnyQueryContext},
@@ -165,7 +166,12 @@ impl Follower {
         if let Some((seq, id)) = last {
             let again = messages.first().filter(|message| message.sequence == seq);
             match again.map(|message| message.id == id) {
-                Some(true) => drop(messages.remove(0)),
+                Some(true) => {
+                    let known = messages.remove(0);
+                    if messages.is_empty() && is_large(&known) {
+                        messages = read(seq + 1).await?;
+                    }
+                }
                 // It has aged out, and messages after it may have aged out as well.
                 None if !messages.is_empty() => {
                     if !self.request_missed(stream, seq, messages[0].sequence).await {
@@ -286,6 +292,12 @@ impl Ahead {
 /// When a message was emitted: its events belong to one transaction.
 fn emitted_at(message: &StoredMessage) -> Option<Timestamp> {
     message.events.last().and_then(StoredEvent::at)
+}
+
+/// Whether a message may be all that one read returns, although others come after it.
+fn is_large(message: &StoredMessage) -> bool {
+    let bytes: usize = message.events.iter().map(|event| event.payload().len()).sum();
+    bytes >= STORED_BYTES_MAX / 2
 }
 
 fn position_of(message: &StoredMessage) -> Place {

@@ -13,17 +13,20 @@ use crate::{Caller, Idempotency};
 /// The header's name in a refusal.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// Maximum length of a key in characters.
-const CHARS_MAX: usize = 255;
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// Refuses a malformed key.
 ///
 /// # Errors
 /// `invalid`.
 pub fn check_key(key: &str) -> Result<(), Problem> {
-    if (1..=CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()) {
+    if (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len())
+        && key.bytes().all(|b| b.is_ascii_graphic())
+    {
         return Ok(());
     }
-    let what = format!("must have 1 to {CHARS_MAX} visible ASCII characters and no blank");
+    let what =
+        format!("must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters and no blank");
     Err(Problem::about(codes::INVALID, IDEMPOTENCY_KEY, what))
 }
 

@@ -21,7 +21,7 @@ use crate::{
 /// Maximum number of messages in one read.
 pub const STORED_MESSAGES_MAX: usize = 1_000;
 /// Approximate maximum size of one read, in bytes.
-const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const STORED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long JetStream may take to deliver stored messages.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -92,7 +92,9 @@ fn on_disk(whose: &str, disk: Disk) -> Outcome {
         0..FREE_WRONG_PERCENT => {
             bail!("{said}: free space at once; a server that meets a full disk stops")
         }
-        FREE_WRONG_PERCENT..FREE_WARN_PERCENT => Ok(Checked::Warning(format!("{said}: free some space"))),
+        FREE_WRONG_PERCENT..FREE_WARN_PERCENT => {
+            Ok(Checked::Warning(format!("{said}: free some space")))
+        }
         _ => Ok(Checked::Good(said)),
     }
 }

@@ -21,7 +21,7 @@ async fn client() -> TcpStream {
     tokio::spawn(async move {
         let (stream, peer) = listener.accept().await.unwrap();
         // Its result does not matter here.
-        let _ = connection(stream, peer, router, HEAD_SOON).await;
+        let _ = connection(stream, peer, router, Arc::default(), HEAD_SOON).await;
     });
     TcpStream::connect(addr).await.unwrap()
 }
@@ -91,6 +91,7 @@ async fn bytes_that_are_no_request_are_answered_with_a_problem() {
         (many, 431, "headers_too_large"),
         (large, 431, "headers_too_large"),
         ("RUBBISH\r\n\r\n".into(), 400, "bad_request"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400, "bad_request"),
         ("GET /\u{7f} HTTP/1.1\r\n\r\n".into(), 400, "bad_request"),
         ("GET / HTTP/1.1\r\nno header\r\n\r\n".into(), 400, "bad_request"),
         ("GET /v1/concerts HTTP/1.1\r\nhost:".into(), 408, "request_too_slow"),
@@ -108,6 +109,34 @@ async fn bytes_that_are_no_request_are_answered_with_a_problem() {
         ] {
             assert!(answer.contains(line), "{line} in {what}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
+    let mut client = client().await;
+    let begun = std::time::Instant::now();
+    let dripping = async {
+        client.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+        // Each byte shows that the client is alive, and buys it no time.
+        while client.write_all(b"y").await.is_ok() {
+            tokio::time::sleep(HEAD_SOON / 30).await;
+        }
+    };
+    tokio::time::timeout(SOON, dripping).await.expect("it is cut off");
+    assert!(begun.elapsed() >= HEAD_SOON, "it had {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_head_with_two_meanings_is_refused() {
+    for (sent, field) in [
+        ("host: x\r\nhost: y\r\n\r\n", "Host"),
+        ("host: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "Transfer-Encoding"),
+    ] {
+        let sent = format!("POST /v1/sessions HTTP/1.1\r\nconnection: close\r\n{sent}");
+        let (status, answer) = answer_to(sent.as_bytes()).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains(&format!("\"field\":\"{field}\"")), "{answer}");
     }
 }
 
