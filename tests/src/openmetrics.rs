@@ -146,8 +146,8 @@ impl Family {
             if !seen.insert((&sample.name, &sample.labels)) {
                 return Err(format!("twice: {sample:?}"));
             }
-            let is_gauge = self.kind == "gauge";
-            if !is_gauge && !(sample.value.is_finite() && sample.value >= 0.0) {
+            let is_number = sample.value.is_finite() && sample.value >= 0.0;
+            if self.kind != "gauge" && !is_number {
                 return Err(format!("less than nothing: {sample:?}"));
             }
         }
