@@ -4,9 +4,12 @@
 use events::reservation::Reservation;
 use harness::mesh::{Fan, Mesh, eventually, run};
 use hyper::Method;
-use onsale::development::environment::Environment;
+use onsale::{
+    development::environment::Environment,
+    registry::{SERVICES, WITH_DATABASE, WITH_VALKEY},
+};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     dead_letters::{client::DeadLetterClient, lines::poison},
@@ -64,9 +67,61 @@ fn an_orderly_stop_logs_no_warning_and_every_line_is_json() {
         let stopped = |line: &&Value| line["fields"]["message"] == "stopped";
         let of: Vec<_> =
             parsed.iter().filter(stopped).map(|line| &line["fields"]["service"]).collect();
-        for service in onsale::registry::SERVICES.into_iter().filter(|one| *one != gateway::NAME) {
+        for service in SERVICES.into_iter().filter(|one| *one != gateway::NAME) {
             assert!(of.iter().any(|name| **name == service), "{service} did not say: {of:?}");
         }
+        mesh.stop().await;
+    });
+}
+
+/// Kills a server of the mesh, waits until the process has noticed, and starts the server again.
+/// Returns the warnings and errors that were logged meanwhile, by service.
+async fn outage(process: &Process, mesh: &Mesh, server: &str) -> BTreeMap<String, Vec<Value>> {
+    let is_ready = || async {
+        let answer = mesh.http.get("/readyz").send().await.expect("the gateway answers");
+        answer.status == 200
+    };
+    eventually("every service is ready", || async { is_ready().await.then_some(()) }).await;
+    let before = process.logged().len();
+    let servers = mesh.env.servers.as_ref().expect("servers of our own");
+    let server = servers.by_name(server).expect("a server");
+    server.kill();
+    eventually("it is noticed", || async { (!is_ready().await).then_some(()) }).await;
+    server.restart().await.expect("it runs again");
+    eventually("every service is ready again", || async { is_ready().await.then_some(()) }).await;
+    let mut bad: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in process.logged().split_off(before) {
+        if matches!(level(&line), "WARN" | "ERROR") {
+            let service = line["fields"]["service"].as_str().unwrap_or("none").to_owned();
+            bad.entry(service).or_default().push(line);
+        }
+    }
+    bad
+}
+
+#[test]
+fn a_server_that_goes_away_is_logged_once_by_each_service() {
+    run(async {
+        let (process, mesh) = Process::run_all(servers().await, None).await;
+        for (server, services) in [
+            ("postgres", &WITH_DATABASE[..]),
+            ("valkey", &WITH_VALKEY[..]),
+            ("nats", &SERVICES[..]),
+        ] {
+            let mut bad = outage(&process, &mesh, server).await;
+            assert!(!bad.contains_key("none"), "{server}: {bad:#?}");
+            // Accounts are let in over a connection of their own.
+            let callout = bad.remove("callout").unwrap_or_default();
+            assert!(callout.len() <= 1, "{server}: {callout:#?}");
+            assert!(bad.keys().all(|name| services.contains(&name.as_str())), "{server}: {bad:#?}");
+            assert!(!bad.is_empty(), "{server}: nobody has said it");
+            for (service, lines) in &bad {
+                // Concert has two halves, each with a connection and a store.
+                let most = if service == concert::NAME { 2 } else { 1 };
+                assert!(lines.len() <= most, "{server}, {service}: {lines:#?}");
+            }
+        }
+        process.stop().await;
         mesh.stop().await;
     });
 }
@@ -135,6 +190,8 @@ fn a_whole_run_logs_nothing_secret() {
         assert!(lines.iter().any(|line| line.contains(r#""level":"DEBUG""#)), "{lines:#?}");
         let found = secrets.found(&lines);
         assert!(found.is_empty(), "{found:#?}");
+        let logged = Secrets(vec![("no secret", "the gateway listens".into())]);
+        assert_eq!(logged.found(&lines).len(), 1, "what is logged is found");
         // Whatever is written like an address belongs to somebody.
         let address = |line: &&String| line.contains("@example.com");
         assert_eq!(lines.iter().filter(address).collect::<Vec<_>>(), Vec::<&String>::new());

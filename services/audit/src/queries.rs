@@ -197,6 +197,11 @@ pub(crate) async fn violations(
 }
 
 fn unavailable(error: sqlx::Error) -> Problem {
-    tracing::warn!(%error, "a query failed");
+    let cause = mesh::engine::Failure::from(error);
+    match cause.is_lost() {
+        // Housekeeping reports a store that is away, once and not for each query.
+        true => tracing::debug!(%cause, "a query failed"),
+        false => tracing::warn!(%cause, "a query failed"),
+    }
     codes::UNAVAILABLE.into()
 }

@@ -8,7 +8,8 @@ use tracing::{info, warn};
 use crate::{
     Link,
     health::{Health, Part},
-    store::engine::Engine,
+    nats::error::BrokerError,
+    store::engine::{Engine, Failure},
 };
 
 /// How often the store is tidied.
@@ -49,6 +50,7 @@ impl Housekeeping {
     }
 
     async fn check_store(&self) {
+        let is_first = self.health.serving().borrow().is_none();
         match self.engine.store().check().await {
             Ok(()) => {
                 if self.health.mark_store_answering() {
@@ -57,7 +59,14 @@ impl Housekeeping {
             }
             Err(failure) => {
                 if self.health.mark_store_down(&failure) {
-                    warn!(service = self.link.service(), cause = %failure, "the store is away");
+                    let service = self.link.service();
+                    match failure {
+                        // A new store is empty.
+                        Failure::Emptied if is_first => {
+                            info!(service, cause = %failure, "the store is filled first");
+                        }
+                        _ => warn!(service, cause = %failure, "the store is away"),
+                    }
                 }
             }
         }
@@ -67,14 +76,18 @@ impl Housekeeping {
     pub(crate) async fn watch_broker(&self) {
         loop {
             // A broker that does not answer has a fault as well.
-            match self.link.broker_fault().await.unwrap_or_else(|error| Some(error.to_string())) {
+            let found = self.link.broker_fault().await;
+            let is_reported = matches!(found, Err(BrokerError::NotConnected));
+            match found.unwrap_or_else(|error| Some(error.to_string())) {
                 None => {
                     if self.health.clear_fault(&Part::Broker) {
                         info!(service = self.link.service(), "the broker can work again");
                     }
                 }
                 Some(cause) => {
-                    if self.health.set_fault(Part::Broker, &cause) {
+                    let is_new = self.health.set_fault(Part::Broker, &cause);
+                    // The connection itself says that it is lost.
+                    if is_new && !is_reported {
                         warn!(service = self.link.service(), cause, "the broker cannot work");
                     }
                 }

@@ -93,7 +93,7 @@ pub use service::{
 #[cfg(feature = "sim")]
 pub use store::memory;
 pub use store::{engine, postgres, valkey};
-pub use supervise::Tasks;
+pub use supervise::{TaskError, Tasks};
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

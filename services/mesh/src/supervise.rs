@@ -1,6 +1,6 @@
 //! Supervised tasks: they are restarted when they end, and they end at a shutdown.
 
-use std::{future::Future, time::Duration};
+use std::{convert::Infallible, fmt::Display, future::Future, time::Duration};
 
 use tokio_util::{
     sync::CancellationToken,
@@ -8,9 +8,30 @@ use tokio_util::{
 };
 use tracing::{error, info};
 
+use crate::store::engine::Failure;
+
 /// The first pause before an ended task is restarted; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Why a task has ended before the shutdown.
+pub trait TaskError: Display + Send + 'static {
+    /// Whether a server was away, which is logged already: that of the store by housekeeping, that
+    /// of the broker by its connection.
+    fn is_reported(&self) -> bool {
+        false
+    }
+}
+
+impl TaskError for Failure {
+    fn is_reported(&self) -> bool {
+        self.is_lost()
+    }
+}
+
+impl TaskError for String {}
+impl TaskError for &'static str {}
+impl TaskError for Infallible {}
 
 /// Tasks of a service that end together; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +54,7 @@ impl Tasks {
     ) where
         F: Fn() -> T + Send + 'static,
         T: Future<Output = Result<(), E>> + Send + 'static,
-        E: std::fmt::Display + Send + 'static,
+        E: TaskError,
     {
         let given_up = self.given_up.clone();
         self.tracker.spawn(async move {
@@ -52,6 +73,9 @@ impl Tasks {
                 }
                 match end {
                     Ok(Ok(())) => info!(service, task = name, "task ended; starting it again"),
+                    Ok(Err(cause)) if cause.is_reported() => {
+                        info!(service, task = name, %cause, "task ended; starting it again");
+                    }
                     Ok(Err(cause)) => {
                         error!(service, task = name, %cause, "task failed; starting it again");
                     }

@@ -273,7 +273,10 @@ impl Fleet {
             gateway.stop.cancel();
             match within(GATEWAY_WITHIN, "the gateway", gateway.task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::warn!(%error, "the gateway ended with an error"),
+                Ok(Ok(Err(error))) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "the gateway ended with an error");
+                }
                 Ok(Err(panic)) => tracing::error!(%panic, "the gateway panicked"),
                 Err(late) => tracing::warn!(%late, "the gateway did not end"),
             }

@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 /// What commands log that print their own errors.
 pub(crate) const ERRORS: &str = "error,sqlx=off,async_nats=off";
 /// What services log.
-const SERVICES: &str = "info,async_nats=warn,sqlx::postgres::notice=warn";
+const SERVICES: &str = "info,async_nats=warn,sqlx::postgres::notice=warn,sqlx::pool=error,\
+    sqlx_core::pool=error";
 
 /// Logs to standard error: text on a terminal, JSON lines elsewhere or as `ONSALE_LOG_FORMAT`
 /// says; `RUST_LOG` chooses what. A `filter` of a command that runs no service keeps it text.

@@ -86,7 +86,7 @@ pub async fn run(options: Top) -> Result<()> {
     };
     sources.close().await;
     match outcome {
-        // Whoever read the lines has read enough.
+        // The reader of the lines has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => Ok(outcome?),
     }

@@ -101,7 +101,10 @@ impl KeySet {
             .unwrap_or_else(|_| Err(codes::TIMED_OUT.into()))
             .and_then(|set| read(set).ok_or_else(|| codes::INTERNAL.into()))
             .map(|keys| self.replace(keys, now));
-        if let Err(error) = &outcome {
+        // Why they are unavailable was logged where they were asked for.
+        if let Err(error) = &outcome
+            && !error.is(codes::UNAVAILABLE)
+        {
             tracing::warn!(endpoint = self.endpoint, %error, "keys cannot be fetched");
         }
         self.known_mut().tried = Some((now, outcome.clone()));

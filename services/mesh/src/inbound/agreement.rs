@@ -93,6 +93,8 @@ impl Agreement {
             if self.link.is_connected() && !checked.is_some_and(is_fresh) {
                 match self.check_all(checked.is_none()).await {
                     Ok(()) => checked = Some((epoch, Instant::now())),
+                    // A server that is away is reported elsewhere, and this is checked again.
+                    Err(cause) if cause.is_lost() => {}
                     Err(cause) => {
                         let service = self.link.service();
                         warn!(service, %cause, "cannot check that the streams are still the same");

@@ -29,6 +29,7 @@ use crate::{
     nats::link::BROKER,
     outbound::message::unpack,
     service::{Consumed, Pace},
+    supervise::TaskError,
     throttle::Throttle,
     trace::TraceParent,
 };
@@ -74,6 +75,12 @@ pub(crate) enum ConsumerError {
     /// The broker has not answered in time.
     #[error("stream {stream}: {source}")]
     Late { stream: String, source: Late },
+}
+
+impl TaskError for ConsumerError {
+    fn is_reported(&self) -> bool {
+        matches!(self, Self::Late { .. })
+    }
 }
 
 /// What one consumer task works with.

@@ -17,7 +17,7 @@ use futures::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
     nats::error::BrokerError,
     nats::link::{BROKER, headers},
     service::{DecodedCommand, EndpointSpec, How, query_context::AnyQueryContext},
-    supervise::Tasks,
+    supervise::{TaskError, Tasks},
     trace::{TRACEPARENT, TraceParent},
 };
 
@@ -77,6 +77,12 @@ pub(crate) enum EndpointError {
     Closed,
 }
 
+impl TaskError for EndpointError {
+    fn is_reported(&self) -> bool {
+        matches!(self, Self::Late(_))
+    }
+}
+
 /// Incoming requests, each with its endpoint.
 type Requests<'a> = SelectAll<BoxStream<'a, (&'a EndpointSpec, &'a Arc<Counts>, Message)>>;
 
@@ -103,7 +109,7 @@ impl Endpoints {
             if shutdown.is_cancelled() {
                 return Ok(());
             }
-            warn!(service, "commands are left to other instances while the store cannot be used");
+            info!(service, "commands are left to other instances while the store cannot be used");
         }
     }
 

@@ -124,8 +124,10 @@ impl Follower {
         let (count, moved) = (read.events.len(), read.positions.clone());
         let read = Arc::new(read);
         while let Err(failure) = (self.followed.take)(self.ctx.clone(), read.clone()).await {
-            warn!(service = self.link.service(), cause = %failure, events = count,
-                "events could not be taken in; retrying");
+            if !failure.is_lost() || self.health.mark_store_failed(&failure) {
+                warn!(service = self.link.service(), cause = %failure, events = count,
+                    "events could not be taken in; retrying");
+            }
             tokio::time::sleep(PAUSE).await;
             lead.check().await?;
         }

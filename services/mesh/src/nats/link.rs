@@ -19,7 +19,7 @@ use async_nats::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     error::{BrokerError, ConnectError},
@@ -374,6 +374,7 @@ fn options(
     seed: Option<String>,
     at_connect: impl Fn() + Send + Sync + 'static,
 ) -> ConnectOptions {
+    let user = user.to_owned();
     let options = ConnectOptions::new()
         .name(format!("onsale-{user}"))
         .custom_inbox_prefix(format!("_INBOX_{user}"))
@@ -385,10 +386,21 @@ fn options(
             match &event {
                 Event::Connected => {
                     at_connect();
-                    info!(service, "connected to NATS");
+                    info!(service, user, "connected to NATS");
                 }
-                Event::ServerError(error) => warn!(service, %error, "NATS refuses something"),
-                other => warn!(service, event = %other, "NATS connection"),
+                // The end of a connection that we end ourselves.
+                Event::Draining | Event::Closed => {
+                    debug!(service, user, event = %event, "NATS connection");
+                }
+                // The first connection of a service says it for both.
+                Event::Disconnected if user != service => {
+                    info!(service, user, "the connection to NATS is lost");
+                }
+                Event::Disconnected => warn!(service, user, "the connection to NATS is lost"),
+                Event::ServerError(error) => {
+                    warn!(service, user, %error, "NATS refuses something");
+                }
+                other => warn!(service, user, event = %other, "NATS connection"),
             }
             async {}
         });

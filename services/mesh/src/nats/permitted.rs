@@ -70,7 +70,7 @@ pub async fn misgranted(
         .event_callback(move |event| {
             if let Event::ServerError(error) = event {
                 // One that does not fit is a fault that has been found often enough.
-                let _ = sender.try_send(error.to_string().to_lowercase());
+                let _ = sender.try_send(error.to_string().to_ascii_lowercase());
             }
             async {}
         });
@@ -137,8 +137,10 @@ async fn collect(refusals: &mut mpsc::Receiver<String>, unwanted: &[Attempt]) ->
 /// How the broker names what it has refused: `publish to "onsale.x"`.
 fn refusal(attempt: &Attempt) -> String {
     match attempt {
-        Attempt::Publish(subject) => format!("publish to \"{}\"", subject.to_lowercase()),
-        Attempt::Subscribe(subject) => format!("subscription to \"{}\"", subject.to_lowercase()),
+        Attempt::Publish(subject) => format!("publish to \"{}\"", subject.to_ascii_lowercase()),
+        Attempt::Subscribe(subject) => {
+            format!("subscription to \"{}\"", subject.to_ascii_lowercase())
+        }
     }
 }
 

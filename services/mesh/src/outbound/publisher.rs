@@ -310,7 +310,7 @@ impl Publisher {
             Ended::Stored { .. } => run.is_in_doubt = true,
             Ended::Unknown(cause) => {
                 run.is_in_doubt = true;
-                if self.health.set_fault(Part::Publisher, &cause) {
+                if self.health.set_fault(Part::Publisher, &cause) && self.link.is_connected() {
                     warn!(service = self.link.service(), cause, "events cannot be published");
                 }
             }
@@ -412,7 +412,7 @@ impl Publisher {
         }
     }
 
-    /// Takes in the result of a comparison.
+    /// Takes in the result of a comparison. A server that is away is reported elsewhere.
     fn verified(&self, run: &mut Run<'_>, verified: Result<Compared, Failure>, epoch: u64) {
         match verified {
             Ok(Compared { lost, floors }) => {
@@ -433,9 +433,9 @@ impl Publisher {
             Err(failure) => {
                 run.is_in_doubt = true;
                 run.verify_at = Instant::now() + VERIFY_RETRY;
-                if self.health.set_fault(Part::Comparison, &failure) {
-                    warn!(service = self.link.service(), cause = %failure,
-                        "outbox and stream cannot be compared");
+                if self.health.set_fault(Part::Comparison, &failure) && !failure.is_lost() {
+                    let service = self.link.service();
+                    warn!(service, cause = %failure, "outbox and stream cannot be compared");
                 }
             }
         }

@@ -65,7 +65,7 @@ pub(super) async fn synced(config: &Config) -> Outcome {
     let servers = servers.map_err(alone)?;
     if servers.is_empty() {
         return skipped(
-            "the broker tells the operator nothing; grant it broker.jetstream, as \
+            "the broker does not answer the operator; grant it broker.jetstream, as \
              jetstream/nats.conf does",
         );
     }

@@ -94,7 +94,7 @@ async fn of_valkey(store: &Keyspace) -> Result<Offset> {
 
 fn judge(offsets: &[Offset]) -> Outcome {
     let Some(worst) = offsets.iter().max_by_key(|offset| offset.millis.abs()) else {
-        return skipped("no server tells its time");
+        return skipped("no server could be asked for its time");
     };
     let advice = "holds, passes and tokens end by these clocks: let each machine follow a time \
                   server (chrony, or the provider's)";

@@ -53,7 +53,7 @@ pub(super) async fn of_broker(config: &Config) -> Outcome {
     let servers = servers.map_err(alone)?;
     if servers.is_empty() {
         return skipped(
-            "the broker tells the operator nothing; grant it broker.jetstream, as jetstream/nats.conf does",
+            "the broker does not answer the operator; grant it broker.jetstream, as jetstream/nats.conf does",
         );
     }
     let (mut said, mut worst) = (Vec::new(), Checked::Good(String::new()));

@@ -1,4 +1,4 @@
-//! What the gateway tells the operator: whether it is ready, stalled sagas, dead letters.
+//! What the gateway answers the operator: whether it is ready, stalled sagas, dead letters.
 
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,8 @@ pub(super) const LAST: usize = 5;
 /// The pause after a log-in that failed: each costs the user service a hash of a password.
 const LOG_IN_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the gateway has told.
-pub(super) struct Told {
+/// What the gateway has answered.
+pub(super) struct Answered {
     /// What keeps it, and the services in its process, from their work.
     pub(super) faults: Part<Vec<String>>,
     pub(super) stalls: Part<Vec<Stall>>,
@@ -43,7 +43,7 @@ impl Gateway {
         Self { at, operator: None, failed: None }
     }
 
-    pub(super) async fn look(&mut self) -> Told {
+    pub(super) async fn look(&mut self) -> Answered {
         let faults = Part::from(faults(&self.at).await);
         let lists = match faults.why() {
             Some(why) => Err(why.to_owned()),
@@ -51,7 +51,7 @@ impl Gateway {
         };
         let (stalls, dead_letters) =
             lists.unwrap_or_else(|why| (Part::NotReachable(why.clone()), Part::NotReachable(why)));
-        Told { faults, stalls, dead_letters }
+        Answered { faults, stalls, dead_letters }
     }
 
     async fn lists(&mut self) -> Result<(Part<Vec<Stall>>, Part<Vec<DeadLetterLine>>)> {

@@ -7,7 +7,7 @@ use mesh::{clock, deadline::within};
 
 use super::{
     broker::{Broker, Shown},
-    gateway::{Gateway, Told},
+    gateway::{Answered, Gateway},
     look::{ConsumerLine, Look, Part, ServiceLine},
     stores::{Stored, Stores},
 };
@@ -36,7 +36,7 @@ impl Sources {
     pub(super) async fn look(&mut self, before: Option<&Look>) -> Look {
         let at = clock::now();
         let stores = &self.stores;
-        let (broker, told, stored, sale, payments, sagas) = tokio::join!(
+        let (broker, answered, stored, sale, payments, sagas) = tokio::join!(
             within(LOOK_WITHIN, "the broker", self.broker.look()),
             within(LOOK_WITHIN, "the gateway", self.gateway.look()),
             join_all(SERVICES.map(|service| async move {
@@ -47,9 +47,9 @@ impl Sources {
             stores.sagas(LOOK_WITHIN),
         );
         let broker = broker.unwrap_or_else(|late| Part::NotReachable(late.to_string()));
-        let Told { faults, stalls, dead_letters } = told.unwrap_or_else(|late| {
+        let Answered { faults, stalls, dead_letters } = answered.unwrap_or_else(|late| {
             let why = late.to_string();
-            Told {
+            Answered {
                 faults: Part::NotReachable(why.clone()),
                 stalls: Part::NotReachable(why.clone()),
                 dead_letters: Part::NotReachable(why),

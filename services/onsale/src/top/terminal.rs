@@ -25,7 +25,7 @@ const BEGIN: &str = "\x1b[?2026h";
 const END: &str = "\x1b[?2026l";
 /// Keys that are waiting to be looked at.
 const KEYS_MAX: usize = 16;
-/// The size of a terminal that does not tell it.
+/// The size of a terminal whose own is unknown.
 const SIZE: (u16, u16) = (80, 24);
 
 /// How the terminal was; `None` while it is not changed. A panic restores it as well.

@@ -2,7 +2,9 @@
 //! knows.
 
 use events::{Problem, codes};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
+
+use crate::store::engine::Failure;
 
 /// The problem of a query that failed. The cause goes to the log and not to the caller.
 ///
@@ -16,7 +18,12 @@ pub fn read_failed(cause: sqlx::Error) -> Problem {
             codes::INTERNAL.into()
         }
         cause => {
-            warn!(%cause, "a query failed");
+            let failure = Failure::from(cause);
+            match failure.is_lost() {
+                // Housekeeping reports a store that is away, once and not for each query.
+                true => debug!(cause = %failure, "a query failed"),
+                false => warn!(cause = %failure, "a query failed"),
+            }
             Problem::from(codes::UNAVAILABLE).with("retry_after_secs", 1)
         }
     }
