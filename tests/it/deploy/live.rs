@@ -151,7 +151,7 @@ impl Watched {
         for (expr, wanted) in IN_A_SALE {
             self.prometheus.becomes(expr, |value| value == wanted).await;
         }
-        for expr in ["onsale:payment_duration_seconds:p99", "onsale:payments:per_minute"] {
+        for expr in ["onsale:payment_duration_seconds:p99", "sum(onsale:payments:per_minute)"] {
             self.prometheus.becomes(expr, |value| value > 0.0).await;
         }
     }
