@@ -35,6 +35,8 @@ use events::{
     event_of_subject,
 };
 
+use crate::trace::{Here, TraceParent};
+
 /// The first pause before an early event is retried; it doubles …
 const RETRY_MIN: Duration = Duration::from_millis(20);
 /// … up to this.
@@ -129,6 +131,17 @@ pub(crate) fn one_line(text: &str) -> String {
 }
 
 impl Parked {
+    /// What log lines about it carry.
+    pub(crate) fn here(&self) -> Here {
+        match Envelope::decode(&self.envelope) {
+            Ok(event) => Here {
+                span: TraceParent::from_header(event.traceparent.as_deref()),
+                saga_id: Some(event.sagaid),
+            },
+            Err(_) => Here::default(),
+        }
+    }
+
     /// The dead letter as operators see it; `behind` is the number of the event that holds its
     /// key.
     pub(crate) fn to_dead_letter(&self, service: &str, behind: Option<u64>) -> DeadLetter {

@@ -9,7 +9,7 @@ use mesh::{
     Callout, Link, LinkSettings, Running,
     deadline::within,
     postgres::{self, Postgres},
-    trace::Tracer,
+    trace::{Collector, Tracer},
     valkey::Valkey,
 };
 use sqlx::PgPool;
@@ -56,9 +56,8 @@ pub struct ServiceConfigs {
     pub gateway: gateway::Settings,
     /// What else keeps this process from its work.
     pub beside: Option<gateway::LocalHealth>,
-    /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
-    /// decide when `None`.
-    pub otlp_endpoint: Option<String>,
+    /// The collector that spans are sent to; the `OTEL_*` variables decide when `None`.
+    pub collector: Option<Collector>,
 }
 
 impl ServiceConfigs {
@@ -287,8 +286,8 @@ async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
 }
 
 fn tracer(service: &str, configs: &ServiceConfigs) -> Result<Tracer> {
-    let tracer = match &configs.otlp_endpoint {
-        Some(endpoint) => Tracer::to_collector(service, endpoint),
+    let tracer = match &configs.collector {
+        Some(collector) => Tracer::to_collector(service, collector),
         None => Tracer::from_env(service),
     };
     tracer.map_err(anyhow::Error::msg)

@@ -9,8 +9,9 @@ use events::{Problem, Timestamp};
 
 use super::work::Entry;
 use crate::{
-    service::context::{Announcement, Emitted},
+    service::context::{Announcement, Emitted, EndedSaga},
     store::engine::Failure,
+    trace::TraceParent,
 };
 
 /// Loads units of work in transactions `Tx`.
@@ -40,8 +41,10 @@ pub(crate) struct Decided {
     pub(crate) emitted: Vec<Emitted>,
     /// The live messages it announced.
     pub(crate) announced: Vec<Announcement>,
-    /// How it ends its saga, and why.
-    pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
+    /// The sagas that it ends.
+    pub(crate) ended: Vec<EndedSaga>,
+    /// Spans of other traces that began what it is about.
+    pub(crate) concerns: Vec<TraceParent>,
 }
 
 impl Decided {
@@ -52,7 +55,8 @@ impl Decided {
             status: 200,
             emitted: Vec::new(),
             announced: Vec::new(),
-            outcome: None,
+            ended: Vec::new(),
+            concerns: Vec::new(),
         }
     }
 }

@@ -399,5 +399,6 @@ fn entry(handler: Result<Handler, Unreadable>, event: Bytes) -> Entry {
         raw: event,
         key_field: "",
         span: Default::default(),
+        tracer: Default::default(),
     }
 }

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     Allow, COMMAND_TIMEOUT, Caller, Link,
+    batch::spans::answered_with,
     batch::work::{Answered, Meta, Settle, Work},
     batch::worker::unavailable,
     clock,
@@ -225,11 +226,13 @@ impl Endpoints {
                     Ok(permit) => {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
                         span.saga(meta.saga_id);
+                        let saga_id = meta.saga_id;
                         meta.trace = span.parent();
                         let answer = read(self.ctx.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), spec.status, request.to);
                         let engine = self.ctx.engine.clone();
-                        self.queries.spawn(async move {
+                        let here = span.here(Some(saga_id));
+                        self.queries.spawn(here.within(async move {
                             // No caller waits for the answer any longer.
                             let answered = match within(COMMAND_TIMEOUT, STORE, answer).await {
                                 Ok(Ok(body)) => Answered { status, body },
@@ -239,10 +242,10 @@ impl Endpoints {
                                     Answered::refused(&codes::TIMED_OUT.into())
                                 }
                             };
-                            span.status(answered.status);
+                            answered_with(&mut span, answered.status);
                             reply(&link, to, answered).await;
                             drop(permit);
-                        });
+                        }));
                         return;
                     }
                 },
