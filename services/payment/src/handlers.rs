@@ -17,7 +17,6 @@ use mesh::{Caller, Execute, Handle, HandleError, Refusal};
 use crate::{
     Config, Keys, UnitOfWork,
     domain::{Hold, Outcome, Payment, Standing, may_pay},
-    rows::reason_name,
 };
 
 type Context<'a> = mesh::Context<'a, Config>;
@@ -42,6 +41,7 @@ impl Execute<Pay> for UnitOfWork {
         if self.is_closing(fan) {
             return Err(Refusal::No(codes::ACCOUNT_CLOSING.into()));
         }
+        ctx.concerns(hold.traceparent.as_deref());
         let is_urgent = hold.is_in_its_last_minute(ctx.now);
         let payment = Payment::of(hold, id, PaymentId(ctx.id), ctx.now);
         ctx.emit(PaymentRequested {
@@ -75,7 +75,7 @@ impl Handle<ReservationCreated> for UnitOfWork {
     fn handle(
         &mut self,
         event: &ReservationCreated,
-        _: &mut Context<'_>,
+        ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         self.apply_hold(
             event.reservation_id,
@@ -88,6 +88,7 @@ impl Handle<ReservationCreated> for UnitOfWork {
                 expires_at: event.expires_at,
                 ended: false,
                 is_off: false,
+                traceparent: ctx.traceparent(),
             },
         );
         Ok(())
@@ -202,8 +203,15 @@ fn emit_end(payment: &Payment, ctx: &mut Context<'_>) {
     let ended_at = ctx.now;
     match payment.standing {
         Standing::Completed => ctx.ends_saga("completed", None),
-        Standing::Failed(reason) => ctx.ends_saga("failed", Some(reason_name(reason))),
-        Standing::Refunded => ctx.ends_saga("refunded", None),
+        Standing::Failed(reason) => {
+            ctx.ends_saga(reason.outcome().as_str(), Some(reason.as_str()));
+        }
+        // A cancelled show undoes the payment in the payment's own saga; a fan's cancellation is
+        // a saga of its own, which is complete.
+        Standing::Refunded if ctx.saga_id().0 == payment_id.0 => {
+            ctx.ends_saga("compensated", Some("show_cancelled"));
+        }
+        Standing::Refunded => ctx.ends_saga("completed", None),
         Standing::Requested | Standing::Unwinding => {}
     }
     match payment.standing {
