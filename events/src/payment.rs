@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttemptId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId,
+    AttemptId, Page, PaymentId, ReservationId, ScheduleId, Timestamp, UserId, audit::SagaState,
     withdrawal::WithdrawalReason,
 };
 
@@ -35,6 +35,27 @@ pub enum PaymentFailure {
     HoldGone,
     /// The show was called off first; the money was given back.
     ShowCancelled,
+}
+
+impl PaymentFailure {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InsufficientBalance => "insufficient_balance",
+            Self::NoWallet => "no_wallet",
+            Self::HoldGone => "hold_gone",
+            Self::ShowCancelled => "show_cancelled",
+        }
+    }
+
+    /// How the saga of a payment that failed so has ended: where points were taken, they were
+    /// given back.
+    pub fn outcome(self) -> SagaState {
+        match self {
+            Self::InsufficientBalance | Self::NoWallet => SagaState::Failed,
+            Self::HoldGone | Self::ShowCancelled => SagaState::Compensated,
+        }
+    }
 }
 
 /// `payment.requested`: a fan asked to pay a hold.

@@ -153,7 +153,7 @@ impl OnTerminal {
             .stderr(Stdio::from(slave()))
             .spawn()
             .expect("started");
-        let terminal = File::from(OwnedFd::from(master));
+        let terminal = File::from(master);
         let screen = Arc::new(Mutex::new(String::new()));
         let (mut from, into) = (terminal.try_clone().expect("a handle"), screen.clone());
         std::thread::spawn(move || {

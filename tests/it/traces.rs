@@ -1,5 +1,13 @@
 //! One payment is one tree of spans, whatever its outcome.
 
+mod batches;
+mod defaults;
+mod journeys;
+mod later;
+mod lines;
+
+use std::collections::BTreeMap;
+
 use events::{
     payment::{Payment, PaymentFailure, PaymentState},
     queue::PlaceState,
@@ -8,7 +16,7 @@ use harness::{
     mesh::{Mesh, SOON, run},
     otlp::{Sink, Span, Tree},
 };
-use mesh::failpoint::Failpoint;
+use mesh::{failpoint::Failpoint, trace::Protocol};
 use onsale::{
     fleet::{Fleet, ServiceConfigs},
     registry::SERVICES,
@@ -16,16 +24,15 @@ use onsale::{
 use serde_json::json;
 
 /// The spans with which every payment begins.
-const ASKED: [&str; 4] = [
+const ASKED: [&str; 3] = [
     "gateway: POST /v1/payments",
     "payment: command payment.pay",
-    "payment: transaction",
     "payment: publish payment.requested",
 ];
 
 /// One service's step in a saga: its name, the event it handles and the event it emits, for example
 /// `point: payment.requested -> point.debited`. An event emitted by a Valkey function follows from
-/// the transaction, without a span of its own.
+/// the span of what the function handled, without a span of its own.
 type Step = (&'static str, &'static str, &'static str);
 
 const DEBITED: Step = ("point", "payment.requested", "point.debited");
@@ -37,7 +44,6 @@ fn path(steps: &[Step]) -> Vec<String> {
     let mut path: Vec<String> = ASKED.map(str::to_owned).into();
     for (service, handled, emitted) in steps {
         path.push(format!("{service}: process {handled}"));
-        path.push(format!("{service}: transaction"));
         if !emitted.is_empty() {
             path.push(format!("{service}: publish {emitted}"));
         }
@@ -73,6 +79,47 @@ fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
     }
 }
 
+/// Has the spans of every service sent to a sink.
+fn traced(sink: &Sink) -> impl Fn(&mut ServiceConfigs) {
+    let collector = sink.collector();
+    move |configs| configs.collector = Some(collector.clone())
+}
+
+/// The trees of all traces: nothing but requests, timers, batches and retries of dead letters
+/// begins one, and no trace has lost its root.
+fn trees(sink: &Sink) -> BTreeMap<String, Tree> {
+    let traces = sink.traces().into_iter();
+    let tree = |spans: &Vec<Span>| Tree::of(spans).unwrap_or_else(|why| panic!("{why}"));
+    let trees: BTreeMap<_, _> = traces.map(|(id, spans)| (id, tree(&spans))).collect();
+    for tree in trees.values() {
+        let root = tree.root();
+        let may_begin = match root.name.split_once(' ') {
+            Some(("timer", _)) => true,
+            Some(("process", _)) => root.attributes.contains_key("onsale.dead_letter"),
+            // A batch of many is linked to them, and they to it.
+            None if root.name == "transaction" => {
+                let is_there = |(trace, span): &(String, String)| {
+                    let back = (root.trace_id.clone(), root.span_id.clone());
+                    let linked = trees.get(trace).and_then(|tree| tree.span(span));
+                    linked.is_some_and(|linked| linked.links.contains(&back))
+                };
+                tree.spans() == 1 && !root.links.is_empty() && root.links.iter().all(is_there)
+            }
+            _ => root.service == "gateway" || is_of_start(root),
+        };
+        assert!(may_begin, "{tree}");
+    }
+    trees
+}
+
+/// The traces in which a span has this attribute: what Jaeger finds by it.
+fn found_by<'a>(trees: &'a BTreeMap<String, Tree>, name: &str, value: &str) -> Vec<&'a Tree> {
+    let has = |tree: &&Tree| {
+        tree.all().any(|span| span.attributes.get(name).is_some_and(|known| known == value))
+    };
+    trees.values().filter(has).collect()
+}
+
 fn has(tree: &Tree, path: &[String]) -> bool {
     tree.has_path(&path.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -99,7 +146,6 @@ async fn tree_of(sink: &Sink, payment: &Payment) -> Tree {
 
 /// Checks the whole trace, when no span can be added any more.
 fn check(sink: &Sink, payment: &Payment) {
-    let saga_id = payment.payment_id.to_string();
     let traces = sink.traces().into_values().filter(|spans| is_of(payment, spans));
     let (of_saga, later): (Vec<_>, Vec<_>) = traces.partition(|spans| asks(payment, spans));
     assert_eq!(of_saga.len(), 1, "one saga is one trace");
@@ -116,40 +162,99 @@ fn check(sink: &Sink, payment: &Payment) {
     assert_eq!(tree.root().service, "gateway");
     assert_eq!(tree.services()[..2], ["gateway", "payment"]);
     for span in tree.all() {
-        let attribute = |name: &str| span.attributes.get(name).map(String::as_str);
-        assert_eq!(attribute("onsale.saga.id"), Some(saga_id.as_str()), "{}\n{tree}", span.name);
-        let Some((operation @ ("publish" | "process"), event)) = span.name.split_once(' ') else {
-            continue;
-        };
-        assert_eq!(attribute("onsale.fact"), Some(event));
-        assert_eq!(attribute("messaging.system"), Some("nats"));
-        assert_eq!(attribute("messaging.operation.name"), Some(operation));
-        assert_eq!(attribute("messaging.message.conversation_id"), Some(saga_id.as_str()));
-        assert!(attribute("messaging.message.id").is_some());
-        let subject = attribute("messaging.destination.name").unwrap_or_default();
-        assert_eq!(subject, format!("onsale.{event}.v1.{}", payment.schedule_id));
-        if operation == "process" {
-            assert_eq!(attribute("messaging.consumer.group.name"), Some(span.service.as_str()));
+        check_span(span, payment, &tree);
+    }
+    check_outcome(payment, &tree);
+}
+
+/// Checks what is recorded of a span, by the conventions.
+fn check_span(span: &Span, payment: &Payment, tree: &Tree) {
+    // It is about another trace, to which it is linked.
+    if span.name.starts_with("leads to ") {
+        assert_eq!((span.links.len(), tree.children(span).count()), (1, 0), "{tree}");
+        return;
+    }
+    let saga_id = payment.payment_id.to_string();
+    let is = |name: &str, value: &str| {
+        let known = span.attributes.get(name).map(String::as_str);
+        assert_eq!(known, Some(value), "{name} of {}\n{tree}", span.name);
+    };
+    is("onsale.saga.id", &saga_id);
+    if span.name == "transaction" {
+        let is_valkey = ["queue", "ranking", "concert"].contains(&span.service.as_str());
+        is("db.system.name", if is_valkey { "redis" } else { "postgresql" });
+        is("db.operation.name", if is_valkey { "FCALL" } else { "TRANSACTION" });
+        is("messaging.batch.message_count", "1");
+        assert_eq!(tree.children(span).count(), 0, "{tree}");
+    }
+    if let Some(endpoint) = span.name.strip_prefix("command ") {
+        is("rpc.system.name", "nats");
+        is("rpc.method", endpoint);
+    }
+    let Some((operation @ ("publish" | "process"), event)) = span.name.split_once(' ') else {
+        return;
+    };
+    let schedule_id = payment.schedule_id.to_string();
+    is("onsale.event", event);
+    is("messaging.system", "nats");
+    is("messaging.operation.name", operation);
+    is("messaging.operation.type", if operation == "publish" { "send" } else { "process" });
+    is("messaging.destination.name", &format!("onsale.{event}.v1.{schedule_id}"));
+    is("messaging.destination.template", &format!("onsale.{event}.v1.{{schedule}}"));
+    is("messaging.message.conversation_id", &saga_id);
+    assert!(span.attributes.contains_key("messaging.message.id"));
+    is("onsale.schedule.id", &schedule_id);
+    is("onsale.payment.id", &saga_id);
+    if event != "point.refunded" {
+        is("onsale.reservation.id", &payment.reservation_id.to_string());
+    }
+    if operation == "process" {
+        is("messaging.consumer.group.name", &span.service);
+    }
+}
+
+/// Checks that the span that ends the saga says how it ended, and the request's, if it has
+/// waited for that.
+fn check_outcome(payment: &Payment, tree: &Tree) {
+    let outcome = match payment.reason {
+        None => "completed",
+        Some(PaymentFailure::HoldGone) => "compensated",
+        Some(_) => "failed",
+    };
+    let reason = payment.reason.map(|reason| reason.as_str().to_owned());
+    let mut ends = 0;
+    for span in tree.all() {
+        let Some(noted) = span.attributes.get("onsale.saga.outcome") else { continue };
+        assert_eq!(noted, outcome, "{tree}");
+        assert_eq!(span.attributes.get("onsale.reason"), reason.as_ref(), "{tree}");
+        match span.service.as_str() {
+            "gateway" => assert_eq!(span.error, None, "the request succeeded"),
+            "payment" => {
+                ends += 1;
+                assert_eq!(span.error.is_some(), reason.is_some(), "{tree}");
+            }
+            _ => panic!("{} ended it\n{tree}", span.name),
         }
     }
-    let outcomes: Vec<_> = tree
-        .all()
-        .filter_map(|span| {
-            let outcome = span.attributes.get("onsale.outcome")?;
-            Some((span.service.as_str(), outcome.as_str(), span.attributes.get("onsale.reason")))
-        })
-        .collect();
-    let reason = payment.reason.map(|reason| json!(reason).as_str().unwrap_or("").to_owned());
-    let state = if reason.is_some() { "failed" } else { "completed" };
-    assert_eq!(outcomes, [("payment", state, reason.as_ref())], "{tree}");
+    assert_eq!(ends, 1, "{tree}");
+}
+
+/// Checks the span of the request that has waited for this outcome.
+fn check_request(root: &Span, outcome: &str) {
+    let attributes = |names: &[&str]| -> Vec<_> {
+        names.iter().map(|name| root.attributes[*name].clone()).collect()
+    };
+    assert_eq!(attributes(&["onsale.saga.outcome"]), [outcome]);
+    let http = ["http.request.method", "http.route", "url.path", "url.scheme"];
+    assert_eq!(attributes(&http), ["POST", "/v1/payments", "/v1/payments", "http"]);
+    assert_eq!(attributes(&["http.response.status_code"]), ["200"]);
 }
 
 #[test]
 fn every_outcome_of_a_payment_is_one_tree_from_the_request_to_the_last_service() {
     run(async {
-        let sink = Sink::start().await.expect("a collector");
-        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
-        let mesh = Mesh::with_configs(&SERVICES, traced).await;
+        let sink = Sink::start(Protocol::Http).await.expect("a collector");
+        let mesh = Mesh::with_configs(&SERVICES, traced(&sink)).await;
         let schedule = mesh.open(4, |_| {}).await.schedule_id;
 
         let rich = mesh.fan(100).await;
@@ -172,23 +277,42 @@ fn every_outcome_of_a_payment_is_one_tree_from_the_request_to_the_last_service()
         // Stopping exports the spans that are left; after that, the traces are complete.
         mesh.stop().await;
         payments.iter().for_each(|payment| check(&sink, payment));
-        roots_are_requests_and_timers(&sink);
+        let trees = trees(&sink);
+        assert!(trees.values().any(|tree| tree.root().name.starts_with("timer ")), "admissions");
+        for (payment, outcome) in payments.iter().zip(["completed", "failed", "compensated"]) {
+            let found = found_by(&trees, "onsale.saga.outcome", outcome);
+            let mut of_payment = found.iter().filter(|tree| {
+                tree.all().any(|span| {
+                    span.name == "command payment.pay" && is_of(payment, std::slice::from_ref(span))
+                })
+            });
+            check_request(of_payment.next().expect("it is found").root(), outcome);
+            linked_with_reservation(&trees, payment);
+        }
     });
 }
 
-/// Every timer run and every request begins a trace of its own; nothing else begins one, and no
-/// trace has lost its root.
-fn roots_are_requests_and_timers(sink: &Sink) {
-    let mut timers = 0;
-    for spans in sink.traces().values() {
-        let tree = Tree::of(spans).unwrap_or_else(|why| panic!("{why}"));
-        let root = tree.root();
-        match root.name.split_once(' ') {
-            Some(("timer", _)) => timers += 1,
-            _ => assert!(root.service == "gateway" || is_of_start(root), "{tree}"),
-        }
-    }
-    assert!(timers > 0, "fans were admitted by a timer");
+/// The traces of a payment and of its reservation lead to each other.
+fn linked_with_reservation(trees: &BTreeMap<String, Tree>, payment: &Payment) {
+    let (payment_id, reservation_id) =
+        (payment.payment_id.to_string(), payment.reservation_id.to_string());
+    let of = |saga_id: &str, begins: &str| {
+        let found = found_by(trees, "onsale.saga.id", saga_id);
+        let tree = found.into_iter().find(|tree| !tree.named(begins).is_empty());
+        tree.unwrap_or_else(|| panic!("no trace of {saga_id} has {begins}"))
+    };
+    let paying = of(&payment_id, "command payment.pay");
+    let reserving = of(&reservation_id, "command reservation.hold");
+    let pay = paying.named("command payment.pay")[0];
+    let leads = |tree: &Tree, to: &Span| {
+        let to = (to.trace_id.clone(), to.span_id.clone());
+        tree.all().any(|span| span.name.starts_with("leads to ") && span.links.contains(&to))
+    };
+    assert!(leads(reserving, pay), "to the payment\n{reserving}");
+    let is_back = |(trace, span): &(String, String)| {
+        *trace == reserving.root().trace_id && reserving.span(span).is_some()
+    };
+    assert!(pay.links.iter().any(is_back), "to the reservation\n{paying}");
 }
 
 /// When services start, they query each other for public keys and for state that others own.
@@ -199,12 +323,11 @@ fn is_of_start(root: &Span) -> bool {
 #[test]
 fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
     run(async {
-        let sink = Sink::start().await.expect("a collector");
-        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
+        let sink = Sink::start(Protocol::Grpc).await.expect("a collector");
         let others: Vec<&str> = SERVICES.into_iter().filter(|name| *name != "point").collect();
-        let mesh = Mesh::with_configs(&others, traced).await;
+        let mesh = Mesh::with_configs(&others, traced(&sink)).await;
         let mut configs = ServiceConfigs::default();
-        traced(&mut configs);
+        traced(&sink)(&mut configs);
         let start = async || Fleet::start(&mesh.env.config, &["point"], &configs).await;
         let point = start().await.expect("point");
         let schedule = mesh.open(Failpoint::ALL.len() + 1, |_| {}).await.schedule_id;
@@ -232,5 +355,19 @@ fn a_payment_is_one_tree_when_a_service_dies_in_the_middle_of_it() {
         point.stop().await;
         mesh.stop().await;
         payments.iter().for_each(|payment| check(&sink, payment));
+        let before_ack = Failpoint::ALL.iter().position(|at| *at == Failpoint::BeforeAck);
+        redelivered(&sink, &payments[before_ack.expect("it is one of them")]);
     });
+}
+
+/// A redelivered message has the same parent and says how often it was delivered.
+fn redelivered(sink: &Sink, payment: &Payment) {
+    let traces = sink.traces();
+    let spans = traces.values().find(|spans| asks(payment, spans)).expect("its trace");
+    let tree = Tree::of(spans).unwrap_or_else(|why| panic!("{why}"));
+    let handled = tree.named("process payment.requested");
+    let counts: Vec<_> =
+        handled.iter().map(|span| span.attributes.get("messaging.nats.delivery_count")).collect();
+    assert_eq!(counts, [None, Some(&"2".to_owned())], "{tree}");
+    assert_eq!(handled[0].parent_id, handled[1].parent_id);
 }

@@ -1,4 +1,4 @@
-//! A collector of spans: a real HTTP server that receives what the mesh exports.
+//! A collector of spans: a real server that receives what the mesh exports, over HTTP or gRPC.
 //!
 //! [`Sink`] keeps every span it receives. [`Tree`] checks that the spans of one trace form one
 //! tree, with one root and no orphan, as those of one saga must.
@@ -22,14 +22,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use mesh::trace::{Collector, Protocol};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
     common::v1::{AnyValue, KeyValue, any_value},
     resource::v1::Resource,
     trace::v1::{Span as Sent, status::StatusCode as SpanCode},
 };
 use prost::Message;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
+use tonic::transport::server::TcpIncoming;
 
 pub use span::Span;
 pub use tree::Tree;
@@ -43,8 +48,9 @@ pub type Traces = BTreeMap<String, Vec<Span>>;
 /// The collector. It stops when dropped.
 pub struct Sink {
     addr: SocketAddr,
+    protocol: Protocol,
     traces: watch::Receiver<Traces>,
-    server: JoinHandle<io::Result<()>>,
+    server: JoinHandle<()>,
 }
 
 impl Drop for Sink {
@@ -58,21 +64,33 @@ impl Sink {
     ///
     /// # Errors
     /// When no port can be had.
-    pub async fn start() -> io::Result<Self> {
+    pub async fn start(protocol: Protocol) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let (sender, traces) = watch::channel(Traces::new());
-        let app = Router::new()
-            .route("/v1/traces", post(take))
-            .layer(DefaultBodyLimit::disable())
-            .with_state(Arc::new(sender));
-        let server = tokio::spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { addr, traces, server })
+        let received = Received(Arc::new(sender));
+        let server = match protocol {
+            Protocol::Http => tokio::spawn(async move {
+                let app = Router::new()
+                    .route("/v1/traces", post(take))
+                    .layer(DefaultBodyLimit::disable())
+                    .with_state(received);
+                axum::serve(listener, app).await.expect("it serves until it is dropped");
+            }),
+            Protocol::Grpc => tokio::spawn(async move {
+                let service =
+                    TraceServiceServer::new(received).max_decoding_message_size(usize::MAX);
+                let server = tonic::transport::Server::builder().add_service(service);
+                let served = server.serve_with_incoming(TcpIncoming::from(listener)).await;
+                served.expect("it serves until it is dropped");
+            }),
+        };
+        Ok(Self { addr, protocol, traces, server })
     }
 
-    /// What to set `OTEL_EXPORTER_OTLP_ENDPOINT` to.
-    pub fn endpoint(&self) -> String {
-        format!("http://{}", self.addr)
+    /// Where it listens, and how it is spoken to.
+    pub fn collector(&self) -> Collector {
+        Collector::at(format!("http://{}", self.addr), self.protocol)
     }
 
     /// Everything received so far.
@@ -136,9 +154,27 @@ impl Sink {
     }
 }
 
+/// Where received spans are put.
+#[derive(Clone)]
+struct Received(Arc<watch::Sender<Traces>>);
+
+impl Received {
+    fn take(&self, request: ExportTraceServiceRequest) {
+        self.0.send_modify(|traces| {
+            for batch in request.resource_spans {
+                let service = service_of(batch.resource.as_ref());
+                for sent in batch.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                    let span = span(sent, &service);
+                    traces.entry(span.trace_id.clone()).or_default().push(span);
+                }
+            }
+        });
+    }
+}
+
 /// `POST /v1/traces`, as the OTLP specification defines it.
 async fn take(
-    State(traces): State<Arc<watch::Sender<Traces>>>,
+    State(received): State<Received>,
     headers: axum::http::HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -148,17 +184,20 @@ async fn take(
     let Ok(request) = ExportTraceServiceRequest::decode(body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    traces.send_modify(|traces| {
-        for batch in request.resource_spans {
-            let service = service_of(batch.resource.as_ref());
-            for sent in batch.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                let span = span(sent, &service);
-                traces.entry(span.trace_id.clone()).or_default().push(span);
-            }
-        }
-    });
+    received.take(request);
     let answer = ExportTraceServiceResponse::default().encode_to_vec();
     ([(header::CONTENT_TYPE, PROTOBUF)], answer).into_response()
+}
+
+#[tonic::async_trait]
+impl TraceService for Received {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        self.take(request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
 }
 
 fn service_of(resource: Option<&Resource>) -> String {
@@ -209,35 +248,40 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    fn tracer(service: &str, sink: &Sink) -> Tracer {
-        Tracer::to_collector(service, &sink.endpoint()).expect("an endpoint of our own")
+    fn tracer(service: &str, collector: &Collector) -> Tracer {
+        Tracer::to_collector(service, collector).expect("an endpoint of our own")
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_the_mesh_exports_arrives_as_one_tree() {
-        let sink = Sink::start().await.unwrap();
-        let (gateway, payment) = (tracer("gateway", &sink), tracer("payment", &sink));
-        let mut edge = gateway.server("POST", "/v1/payments", &TraceParent::default());
-        edge.status(500);
-        let trace_id = edge.parent().trace_id().unwrap();
-        let header = edge.parent().to_header();
-        let mut command =
-            payment.command("payment.pay", &TraceParent::from_header(header.as_deref()));
-        command.note("onsale.saga_id", || "42");
-        drop((command, edge));
+    async fn what_the_mesh_exports_arrives_as_one_tree_over_http_and_over_grpc() {
+        for protocol in Protocol::ALL {
+            let sink = Sink::start(protocol).await.unwrap();
+            let collector = sink.collector();
+            let (gateway, payment) = (tracer("gateway", &collector), tracer("payment", &collector));
+            let path = Some("/v1/payments");
+            let mut edge = gateway.server("POST", path, &TraceParent::default());
+            edge.fail("500", || "500".into());
+            let trace_id = edge.parent().trace_id().unwrap();
+            let header = edge.parent().to_header();
+            let mut command =
+                payment.command("payment.pay", &TraceParent::from_header(header.as_deref()));
+            command.note("onsale.saga_id", || "42");
+            drop((command, edge));
 
-        let tree = sink.wait_for_tree(&trace_id, SOON, |tree| tree.spans() == 2).await;
-        assert_eq!(tree.services(), ["gateway", "payment"]);
-        let spans = sink.spans_of_trace(&trace_id);
-        assert_eq!(spans[0].name, "POST /v1/payments");
-        assert!(spans[0].error.is_some() && spans[0].parent_id.is_none());
-        assert_eq!(spans[1].attributes["onsale.saga_id"], "42");
+            let tree = sink.wait_for_tree(&trace_id, SOON, |tree| tree.spans() == 2).await;
+            assert_eq!(tree.services(), ["gateway", "payment"], "{protocol}");
+            let spans = sink.spans_of_trace(&trace_id);
+            assert_eq!(spans[0].name, "POST /v1/payments");
+            assert!(spans[0].error.is_some() && spans[0].parent_id.is_none());
+            assert_eq!(spans[1].attributes["onsale.saga_id"], "42");
+            assert_eq!((gateway.dropped(), payment.dropped()), (0, 0));
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn separate_sagas_are_separate_traces() {
-        let sink = Sink::start().await.unwrap();
-        let tracer = tracer("queue", &sink);
+        let sink = Sink::start(Protocol::Http).await.unwrap();
+        let tracer = tracer("queue", &sink.collector());
         for _ in 0..3 {
             drop(tracer.command("queue.enter", &TraceParent::default()));
         }
@@ -245,5 +289,59 @@ mod tests {
             .wait_for(SOON, |traces| (traces.len() == 3).then(|| traces.values().flatten().count()))
             .await;
         assert_eq!(roots, 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_clean_stop_sends_every_span_that_waits() {
+        for protocol in Protocol::ALL {
+            let sink = Sink::start(protocol).await.unwrap();
+            let mut collector = sink.collector();
+            collector.send_every = Duration::from_secs(3_600);
+            let tracer = tracer("queue", &collector);
+            for _ in 0..100 {
+                drop(tracer.command("queue.enter", &TraceParent::default()));
+            }
+            assert_eq!(sink.traces().len(), 0, "{protocol}");
+            tracer.close(SOON).await;
+            assert_eq!(sink.traces().len(), 100, "{protocol}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_ratio_keeps_a_saga_whole_and_drops_the_others_whole() {
+        let sink = Sink::start(Protocol::Grpc).await.unwrap();
+        let collector = sink.collector().sampled(0.5);
+        let (gateway, payment) = (tracer("gateway", &collector), tracer("payment", &collector));
+        for _ in 0..200 {
+            let edge = gateway.server("POST", Some("/v1/payments"), &TraceParent::default());
+            let header = edge.parent().to_header().expect("the decision travels");
+            drop(payment.command("payment.pay", &TraceParent::from_header(Some(&header))));
+        }
+        tokio::join!(gateway.close(SOON), payment.close(SOON));
+        let traces = sink.traces();
+        assert!((40..160).contains(&traces.len()), "{} of 200", traces.len());
+        for spans in traces.values() {
+            assert_eq!(Tree::of(spans).unwrap().services(), ["gateway", "payment"]);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_of_many_is_a_trace_of_its_own_with_links_both_ways_and_few_of_them() {
+        let sink = Sink::start(Protocol::Http).await.unwrap();
+        let tracer = tracer("point", &sink.collector());
+        let none = TraceParent::default();
+        let mut spans: Vec<_> = (0..100).map(|_| tracer.command("point.charge", &none)).collect();
+        let batch = tracer.transaction(&mut spans.iter_mut().collect::<Vec<_>>());
+        let batch_id = batch.parent().trace_id().unwrap();
+        drop((batch, spans));
+        tracer.close(SOON).await;
+        let traces = sink.traces();
+        let batch = &traces[&batch_id][0];
+        assert!((10..100).contains(&batch.links.len()), "{} links", batch.links.len());
+        for (trace_id, span_id) in &batch.links {
+            let linked = &traces[trace_id][0];
+            assert_eq!(&linked.span_id, span_id);
+            assert_eq!(linked.links, [(batch_id.clone(), batch.span_id.clone())]);
+        }
     }
 }

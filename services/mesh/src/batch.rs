@@ -5,6 +5,7 @@
 //! | `worker` | the loop: take what is waiting, run it, settle each message and command |
 //! | `run` | one batch in one transaction: claim, load, decide, save, close, commit |
 //! | `work` | what a batch is made of: messages with their events, and commands |
+//! | `spans` | what traces show of them |
 //! | `outcome` | how each of them ends |
 //! | `unit`, `handler` | what differs from service to service: the unit of work and its handlers |
 //! | `unreadable`, `panic` | why an event has no handler, and handlers that panic |
@@ -22,6 +23,7 @@ pub(crate) mod outcome;
 pub(crate) mod panic;
 mod parking;
 pub(crate) mod run;
+pub(crate) mod spans;
 pub(crate) mod transaction;
 pub(crate) mod unit;
 pub(crate) mod unreadable;

@@ -13,6 +13,12 @@ pub fn now() -> Timestamp {
     time::OffsetDateTime::now_utc().into()
 }
 
+/// Now, as spans have it. It decides nothing, so a simulation does not set it.
+#[expect(clippy::disallowed_methods, reason = "the one place that may read the clock")]
+pub(crate) fn system_time() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
 /// A new unique id: a UUIDv7 of now.
 pub fn new_id() -> Uuid {
     #[cfg(feature = "sim")]

@@ -35,7 +35,6 @@ pub use gauges::{Points, Sample, Source};
 pub use metric::Metric;
 pub use observed::Observed;
 pub(crate) use of_service::{CountedEvent, DeclaredMetrics, OfService, Result as EventResult};
-pub use process::SPANS_DROPPED;
 pub use push::{Push, PushError, Pushing};
 pub use registry::{Counter, Format, Histogram, Metrics};
 pub use sampler::{CONNECTED, READY};

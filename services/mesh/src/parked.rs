@@ -35,6 +35,8 @@ use events::{
     event_of_subject,
 };
 
+use crate::trace::{Here, TraceParent};
+
 /// The first pause before an early event is retried; it doubles …
 const RETRY_MIN: Duration = Duration::from_millis(20);
 /// … up to this.
@@ -132,6 +134,17 @@ impl Parked {
     /// The event's name, by the subject of its message.
     pub(crate) fn event(&self) -> &str {
         event_of_subject(&self.subject).unwrap_or("unknown")
+    }
+
+    /// What log lines about it carry.
+    pub(crate) fn here(&self) -> Here {
+        match Envelope::decode(&self.envelope) {
+            Ok(event) => Here {
+                span: TraceParent::from_header(event.traceparent.as_deref()),
+                saga_id: Some(event.sagaid),
+            },
+            Err(_) => Here::default(),
+        }
     }
 
     /// The dead letter as operators see it; `behind` is the number of the event that holds its

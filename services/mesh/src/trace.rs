@@ -3,114 +3,42 @@
 //! The W3C context of the span that emitted an event travels in the event, so each span's
 //! parent is the span that caused it, across services and restarts. Spans are exported by OTLP
 //! when the standard `OTEL_*` variables name an endpoint; otherwise a [`Tracer`] is off, and
-//! every call here costs only a branch.
+//! every call here costs only a branch. `docs/traces.md` says which spans there are.
+//!
+//! The spans are made here and not by a tracer of the SDK: a span of an event begins when its
+//! context is needed, and is thrown away when the transaction is rolled back. The SDK batches
+//! them, and encodes and sends them.
 
-use std::{
-    borrow::Cow,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod export;
+mod here;
+mod parent;
+mod sampling;
+mod settings;
+mod span;
 
-use events::{EventId, SagaId};
-use opentelemetry::{
-    Context, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{
-        Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceState,
-        Tracer as _, TracerProvider as _,
-    },
-};
-use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{BatchConfig, BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider},
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use crate::service::context::Emitted;
+use opentelemetry::{TraceId, trace::SpanKind};
 
-/// The header that carries the trace context.
-pub const TRACEPARENT: &str = "traceparent";
+use export::Queue;
+use parent::Place;
+use sampling::Sampling;
+use span::Open;
 
-/// Maximum number of spans that wait to be sent, unless `OTEL_BSP_MAX_QUEUE_SIZE` sets another.
-/// A sale that opens makes thousands within a second, and spans that do not fit are lost.
-const WAITING_SPANS_MAX: usize = 16_384;
-/// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` sets another time. A
-/// process that is killed loses at most the spans of this time.
-const SEND_EVERY: Duration = Duration::from_millis(50);
-
-/// The span that a message follows from, if any.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct TraceParent(Option<SpanContext>);
-
-impl TraceParent {
-    /// Reads a `traceparent` header; a malformed one counts as none.
-    pub fn from_header(header: Option<&str>) -> Self {
-        Self(header.and_then(parse))
-    }
-
-    /// The `traceparent` header to send on.
-    pub fn to_header(&self) -> Option<String> {
-        self.0.as_ref().map(|context| {
-            format!(
-                "00-{}-{}-{:02x}",
-                context.trace_id(),
-                context.span_id(),
-                context.trace_flags().to_u8() & 1
-            )
-        })
-    }
-
-    /// The trace's id, for logs.
-    pub fn trace_id(&self) -> Option<String> {
-        self.0.as_ref().map(|context| context.trace_id().to_string())
-    }
-
-    fn context(&self) -> Context {
-        match &self.0 {
-            Some(context) => Context::new().with_remote_span_context(context.clone()),
-            None => Context::new(),
-        }
-    }
-}
-
-fn parse(header: &str) -> Option<SpanContext> {
-    let mut parts = header.trim().split('-');
-    let (version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let exact = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
-    if !exact || version == "ff" || (version == "00" && parts.next().is_some()) {
-        return None;
-    }
-    let context = SpanContext::new(
-        TraceId::from_hex(trace).ok()?,
-        SpanId::from_hex(span).ok()?,
-        TraceFlags::new(u8::from_str_radix(flags, 16).ok()? & 1),
-        true,
-        TraceState::NONE,
-    );
-    context.is_valid().then_some(context)
-}
-
-/// Why spans cannot be exported.
-#[derive(Debug, thiserror::Error)]
-pub enum TracerError {
-    /// The environment asks for another protocol than the one there is.
-    #[error(
-        "OTEL_EXPORTER_OTLP_PROTOCOL={0} is not supported; use http/protobuf (port 4318 of the \
-         collector)"
-    )]
-    Protocol(String),
-    /// The exporter's settings are wrong.
-    #[error("spans cannot be exported: {0}")]
-    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
-}
+pub use export::dropped_spans;
+pub use here::{Entered, Here};
+pub use parent::{TRACEPARENT, TraceParent};
+pub use settings::{Collector, Protocol, TracerError};
+pub(crate) use span::{LINKS_MAX, Messaging};
+pub use span::{Span, short};
 
 /// Creates the spans of one service.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<On>>);
 
 struct On {
-    tracer: SdkTracer,
-    provider: SdkTracerProvider,
+    queue: Arc<Queue>,
+    sampling: Sampling,
 }
 
 impl Tracer {
@@ -121,65 +49,27 @@ impl Tracer {
 
     /// A tracer for `service` that exports as the `OTEL_*` variables specify: on when
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set and
-    /// neither `OTEL_SDK_DISABLED=true` nor `OTEL_TRACES_EXPORTER=none` is. Spans are sent as
-    /// OTLP over HTTP with protobuf bodies (port 4318 of a collector).
+    /// neither `OTEL_SDK_DISABLED=true` nor `OTEL_TRACES_EXPORTER=none` is. It is called within
+    /// a runtime.
     ///
     /// # Errors
     /// When the variables ask for something that is not supported.
     pub fn from_env(service: &str) -> Result<Self, TracerError> {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-            .or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
-        if endpoint.is_none()
-            || set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none")
-        {
-            return Ok(Self::off());
+        match Collector::from_variables(|name| std::env::var(name).ok())? {
+            None => Ok(Self::off()),
+            Some(collector) => Self::to_collector(service, &collector),
         }
-        let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-            .or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
-        if let Some(protocol) = protocol.filter(|protocol| protocol != "http/protobuf") {
-            return Err(TracerError::Protocol(protocol));
-        }
-        crate::tls::install();
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
-        Ok(Self::exporting(service, exporter?))
     }
 
-    /// A tracer for `service` that sends its spans to the collector at `endpoint`
-    /// (`http://host:4318`), whatever the environment.
+    /// A tracer for `service` that sends its spans to this collector. It is called within a
+    /// runtime.
     ///
     /// # Errors
     /// When the endpoint is not an address.
-    pub fn to_collector(service: &str, endpoint: &str) -> Result<Self, TracerError> {
-        crate::tls::install();
-        let exporter = opentelemetry_otlp::SpanExporter::builder()
-            .with_http()
-            .with_endpoint(format!("{endpoint}/v1/traces"))
-            .with_retry_policy(opentelemetry_otlp::RetryPolicy::disabled())
-            .build();
-        Ok(Self::exporting(service, exporter?))
-    }
-
-    /// A tracer for `service` that gives its spans to `exporter` in batches.
-    fn exporting(
-        service: &str,
-        exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
-    ) -> Self {
-        let resource = Resource::builder()
-            .with_service_name(format!("onsale-{service}"))
-            .with_attribute(KeyValue::new("service.namespace", "onsale"))
-            // The name that the metrics of this service have in their label.
-            .with_attribute(KeyValue::new("onsale.service", service.to_owned()))
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .build();
-        let provider = SdkTracerProvider::builder()
-            .with_resource(resource)
-            .with_span_processor(
-                BatchSpanProcessor::builder(exporter).with_batch_config(batches()).build(),
-            )
-            .build();
-        Self(Some(Arc::new(On { tracer: provider.tracer("onsale-mesh"), provider })))
+    pub fn to_collector(service: &str, collector: &Collector) -> Result<Self, TracerError> {
+        let queue = Queue::new(service, collector.bounds(), collector.exporter()?);
+        let sampling = collector.sampling.clone();
+        Ok(Self(Some(Arc::new(On { queue: Arc::new(queue), sampling }))))
     }
 
     /// Whether spans are created.
@@ -187,249 +77,180 @@ impl Tracer {
         self.0.is_some()
     }
 
+    /// How many spans of this service were dropped instead of sent.
+    pub fn dropped(&self) -> u64 {
+        self.0.as_ref().map_or(0, |on| on.queue.dropped())
+    }
+
     /// A span of an HTTP request at the edge.
-    pub fn server(&self, method: &str, route: &str, parent: &TraceParent) -> Span {
-        self.start(SpanKind::Server, parent, || format!("{method} {route}").into())
+    pub fn server(&self, method: &str, route: Option<&str>, parent: &TraceParent) -> Span {
+        self.start(SpanKind::Server, parent, &[], || match route {
+            Some(route) => format!("{method} {route}").into(),
+            None => method.to_owned().into(),
+        })
     }
 
     /// The span of an endpoint that answers a command.
     pub fn command(&self, endpoint: &'static str, parent: &TraceParent) -> Span {
-        self.start(SpanKind::Server, parent, || format!("command {endpoint}").into())
+        let mut span =
+            self.start(SpanKind::Server, parent, &[], || format!("command {endpoint}").into());
+        span.note("rpc.system.name", || "nats");
+        span.note("rpc.method", || endpoint);
+        span
     }
 
-    /// The span of a timer: the root of a trace of its own.
-    pub fn timer(&self, name: &'static str) -> Span {
+    /// The span of a timer: the root of a trace of its own. What it is about and was begun in
+    /// other traces, it is linked to.
+    pub fn timer(&self, name: &'static str, links: &[TraceParent]) -> Span {
         let nothing = TraceParent::default();
-        self.start(SpanKind::Internal, &nothing, || format!("timer {name}").into())
+        self.start(SpanKind::Internal, &nothing, links, || format!("timer {name}").into())
     }
 
     /// The span of an event being processed by its consumer.
     pub fn process(&self, event: &'static str, parent: &TraceParent) -> Span {
-        self.start(SpanKind::Consumer, parent, || format!("process {event}").into())
+        self.start(SpanKind::Consumer, parent, &[], || format!("process {event}").into())
+    }
+
+    /// The span of an event that is processed long after its time, because an operator asked
+    /// for it: the root of a trace of its own, linked to the span that emitted the event.
+    pub fn process_later(&self, event: &'static str, emitted_by: &TraceParent) -> Span {
+        let nothing = TraceParent::default();
+        let name = || format!("process {event}").into();
+        self.start(SpanKind::Consumer, &nothing, &[*emitted_by], name)
+    }
+
+    /// A small span in a trace that may have ended long ago: it says that `to` followed, in a
+    /// trace of its own, and is linked to it. The span of `to` is linked back.
+    pub(crate) fn leads_to(&self, from: &TraceParent, what: &'static str, to: &mut Span) -> Span {
+        to.link(from);
+        let links = [to.parent()];
+        self.start(SpanKind::Internal, from, &links, || format!("leads to {what}").into())
+    }
+
+    /// The span of the transaction that these spans take effect in: the child of the only one,
+    /// or the root of a trace of its own. Then it is linked to some of them, and they to it.
+    pub fn transaction(&self, spans: &mut [&mut Span]) -> Span {
+        if let [only] = spans {
+            return only.transaction();
+        }
+        let recorded = spans.iter().filter(|span| span.is_on()).take(LINKS_MAX);
+        let links: Vec<TraceParent> = recorded.map(|span| span.parent()).collect();
+        if links.is_empty() {
+            return Span::default();
+        }
+        let nothing = TraceParent::default();
+        let batch = self.start(SpanKind::Client, &nothing, &links, || "transaction".into());
+        let place = batch.parent();
+        spans.iter_mut().for_each(|span| span.link(&place));
+        batch
     }
 
     fn start(
         &self,
         kind: SpanKind,
         parent: &TraceParent,
+        links: &[TraceParent],
         name: impl FnOnce() -> Cow<'static, str>,
     ) -> Span {
-        match &self.0 {
-            None => Span::Off(parent.clone()),
-            Some(on) => {
-                let builder = SpanBuilder::from_name(name()).with_kind(kind);
-                let span = on.tracer.build_with_context(builder, &parent.context());
-                Span::On(Box::new(Open { span, tracer: on.tracer.clone() }))
-            }
+        let Some(on) = &self.0 else { return Span::Off(*parent) };
+        let trace_id = match parent.0 {
+            Some(parent) => parent.trace_id,
+            // Zero is not an id; it comes once in 2^128.
+            None => TraceId::from(rand::random::<u128>().max(1)),
+        };
+        if !on.sampling.records(trace_id, parent, links) {
+            let root = || TraceParent(Some(Place::new(trace_id, false)));
+            return Span::Off(if parent.0.is_some_and(|parent| !parent.is_sampled) {
+                *parent
+            } else {
+                root()
+            });
         }
+        let place = Place::new(trace_id, true);
+        let mut open = Open::begin(&on.queue, kind, name(), place, parent);
+        links.iter().for_each(|link| open.link_to(link));
+        Span::On(Box::new(open))
     }
 
     /// Sends the waiting spans and creates no more. It gives up after `timeout`, so that a
     /// collector that is away does not delay a shutdown.
     pub async fn close(self, timeout: Duration) {
         let Some(on) = self.0 else { return };
-        let closing = tokio::task::spawn_blocking(move || {
-            let _ = on.provider.shutdown_with_timeout(timeout);
-        });
-        let _ = closing.await;
+        let _ = tokio::task::spawn_blocking(move || on.queue.close(timeout)).await;
     }
-}
-
-/// How spans are sent: by the `OTEL_BSP_*` variables, with our own defaults.
-fn batches() -> BatchConfig {
-    let is_set = |name: &str| std::env::var_os(name).is_some();
-    let mut batches = BatchConfigBuilder::default();
-    if !is_set("OTEL_BSP_MAX_QUEUE_SIZE") {
-        batches = batches.with_max_queue_size(WAITING_SPANS_MAX);
-    }
-    if !is_set("OTEL_BSP_SCHEDULE_DELAY") {
-        batches = batches.with_scheduled_delay(SEND_EVERY);
-    }
-    batches.build()
-}
-
-/// A span that ends when dropped; or, where tracing is off, only the context to pass on.
-pub enum Span {
-    /// Tracing is off; the incoming context is passed on.
-    Off(TraceParent),
-    /// Recording.
-    On(Box<Open>),
-}
-
-/// A span that is being recorded.
-pub struct Open {
-    span: opentelemetry_sdk::trace::Span,
-    tracer: SdkTracer,
-}
-
-impl Default for Span {
-    fn default() -> Self {
-        Self::Off(TraceParent::default())
-    }
-}
-
-impl Span {
-    /// The context that a message caused by this span carries.
-    pub fn parent(&self) -> TraceParent {
-        match self {
-            Self::Off(parent) => parent.clone(),
-            Self::On(open) => TraceParent(Some(open.span.span_context().clone())),
-        }
-    }
-
-    /// The span of an event that this span emits. It starts with the event, so that its context
-    /// can travel in the event, and ends when the event is stored.
-    pub(crate) fn publishing(&self, name: &str, event: &Emitted) -> Span {
-        let Self::On(open) = self else { return Self::Off(self.parent()) };
-        let context = self.parent().context();
-        let builder =
-            SpanBuilder::from_name(format!("publish {name}")).with_kind(SpanKind::Producer);
-        let span = open.tracer.build_with_context(builder, &context);
-        let mut span = Self::On(Box::new(Open { span, tracer: open.tracer.clone() }));
-        span.message(Messaging {
-            operation: "publish",
-            event: name,
-            subject: &event.subject,
-            event_id: event.event_id,
-            saga_id: event.saga_id,
-        });
-        span
-    }
-
-    /// A child of this span, begun at `began`.
-    pub fn child(&self, name: &'static str, began: Option<SystemTime>) -> Span {
-        match self {
-            Self::Off(parent) => Self::Off(parent.clone()),
-            Self::On(open) => {
-                let context =
-                    Context::new().with_remote_span_context(open.span.span_context().clone());
-                let mut builder = SpanBuilder::from_name(name).with_kind(SpanKind::Internal);
-                builder.start_time = began;
-                let span = open.tracer.build_with_context(builder, &context);
-                Self::On(Box::new(Open { span, tracer: open.tracer.clone() }))
-            }
-        }
-    }
-
-    /// The trace's id, if the span is exported: an exemplar must lead to a trace that is there.
-    pub fn exported_trace_id(&self) -> Option<String> {
-        let Self::On(open) = self else { return None };
-        let context = open.span.span_context();
-        context.is_sampled().then(|| context.trace_id().to_string())
-    }
-
-    /// Whether the span is being recorded.
-    pub fn is_on(&self) -> bool {
-        matches!(self, Self::On(_))
-    }
-
-    /// Records the saga that the span belongs to: all spans of a saga are found by it.
-    pub fn saga(&mut self, saga_id: SagaId) {
-        self.note("onsale.saga.id", || saga_id.to_string());
-    }
-
-    /// Records the operation and its message, by the OpenTelemetry semantic conventions for
-    /// messaging.
-    pub(crate) fn message(&mut self, about: Messaging<'_>) {
-        self.saga(about.saga_id);
-        self.note("onsale.fact", || about.event.to_owned());
-        self.note("messaging.system", || "nats");
-        self.note("messaging.operation.name", || about.operation);
-        self.note("messaging.operation.type", || match about.operation {
-            "publish" => "send",
-            other => other,
-        });
-        self.note("messaging.destination.name", || about.subject.to_owned());
-        self.note("messaging.message.id", || about.event_id.to_string());
-        self.note("messaging.message.conversation_id", || about.saga_id.to_string());
-    }
-
-    /// Records how a saga has ended (`completed`, `failed`, …) and why: failed and compensated
-    /// sagas are found by it.
-    pub fn outcome(&mut self, outcome: &'static str, reason: Option<&'static str>) {
-        self.note("onsale.outcome", || outcome);
-        if let Some(reason) = reason {
-            self.note("onsale.reason", || reason);
-        }
-    }
-
-    /// Sets an attribute of the span; the value is computed only where tracing is on.
-    pub fn note<V: Into<opentelemetry::Value>>(
-        &mut self,
-        name: &'static str,
-        value: impl FnOnce() -> V,
-    ) {
-        if let Self::On(open) = self {
-            open.span.set_attribute(KeyValue::new(name, value()));
-        }
-    }
-
-    /// The HTTP status of the answer; 500 and above mark the span as failed.
-    pub fn status(&mut self, status: u16) {
-        self.note("http.response.status_code", || i64::from(status));
-        if status >= 500 {
-            self.fail(|| status.to_string());
-        }
-    }
-
-    /// Marks the span as failed.
-    pub fn fail(&mut self, why: impl FnOnce() -> String) {
-        if let Self::On(open) = self {
-            open.span.set_status(Status::error(why()));
-        }
-    }
-}
-
-/// What is recorded of a message.
-pub(crate) struct Messaging<'a> {
-    /// `publish` or `process`.
-    pub(crate) operation: &'static str,
-    pub(crate) event: &'a str,
-    pub(crate) subject: &'a str,
-    pub(crate) event_id: EventId,
-    pub(crate) saga_id: SagaId,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{net::TcpListener, time::Instant};
+
     use super::*;
 
     const HEADER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    /// Far more than it takes to make the spans of these tests, on a busy machine.
+    const AT_ONCE: Duration = Duration::from_secs(5);
 
-    #[test]
-    fn a_traceparent_round_trips() {
+    fn make(tracer: &Tracer, spans: u64) {
         let parent = TraceParent::from_header(Some(HEADER));
-        assert_eq!(parent.to_header().as_deref(), Some(HEADER));
-    }
-
-    #[test]
-    fn a_malformed_traceparent_counts_as_none() {
-        for bad in [
-            "",
-            "00-1-2-3",
-            &HEADER[..50],
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            &format!("{HEADER}-x"),
-        ] {
-            assert_eq!(TraceParent::from_header(Some(bad)), TraceParent::default(), "{bad}");
-        }
+        (0..spans).for_each(|_| drop(tracer.command("payment.pay", &parent)));
     }
 
     #[test]
     fn a_tracer_that_is_off_passes_the_incoming_context_on() {
         let parent = TraceParent::from_header(Some(HEADER));
-        let span = Tracer::off().process("payment.requested", &parent);
-        assert_eq!(span.child("transaction", None).parent(), parent);
+        let mut span = Tracer::off().command("payment.pay", &parent);
+        span.note("never", || -> String { panic!("computed although it is off") });
+        assert_eq!(span.parent(), parent);
+        assert!(!span.is_on());
     }
 
-    #[tokio::test]
-    async fn a_collector_that_never_answers_does_not_delay_a_shutdown() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", silent.local_addr().unwrap());
-        let tracer = Tracer::to_collector("point", &endpoint).unwrap();
-        drop(tracer.command("point.charge", &TraceParent::default()));
-        let closing = tracer.close(Duration::from_millis(100));
-        tokio::time::timeout(Duration::from_secs(5), closing).await.unwrap();
+    #[test]
+    fn a_span_that_is_not_recorded_computes_nothing_and_says_so_to_others() {
+        let not_recorded = TraceParent::from_header(Some(&HEADER.replace("-01", "-00")));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _within = runtime.enter();
+        let collector = Collector::at("http://127.0.0.1:1", Protocol::Http);
+        let tracer = Tracer::to_collector("point", &collector).unwrap();
+        let mut span = tracer.process("payment.requested", &not_recorded);
+        span.note("never", || -> String { panic!("computed although it is not recorded") });
+        assert_eq!(span.parent(), not_recorded);
+        drop(span);
+        assert_eq!(tracer.dropped(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_that_is_gone_costs_the_spans_and_they_are_counted() {
+        for protocol in Protocol::ALL {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let collector = Collector::at(format!("http://{free}"), protocol);
+            let tracer = Tracer::to_collector("point", &collector).unwrap();
+            let (before, began) = (dropped_spans(), Instant::now());
+            make(&tracer, 2_000);
+            assert!(began.elapsed() < AT_ONCE, "{protocol}: {:?}", began.elapsed());
+            tracer.clone().close(AT_ONCE).await;
+            assert_eq!(tracer.dropped(), 2_000, "{protocol}");
+            assert!(dropped_spans() - before >= 2_000);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_that_never_answers_holds_nothing_up_but_its_own_queue() {
+        for protocol in Protocol::ALL {
+            // It takes connections in, and nothing more.
+            let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+            let endpoint = format!("http://{}", silent.local_addr().unwrap());
+            let collector =
+                Collector { waiting_spans_max: 1_000, ..Collector::at(endpoint, protocol) };
+            let tracer = Tracer::to_collector("point", &collector).unwrap();
+            let began = Instant::now();
+            make(&tracer, 50_000);
+            assert!(began.elapsed() < AT_ONCE, "{protocol}: {:?}", began.elapsed());
+            // What one export holds and what the queue holds is not lost yet.
+            assert!((48_000..=49_000).contains(&tracer.dropped()), "{}", tracer.dropped());
+            let began = Instant::now();
+            tracer.clone().close(Duration::from_millis(100)).await;
+            assert!(began.elapsed() < AT_ONCE, "{protocol}: {:?}", began.elapsed());
+            assert!(tracer.dropped() >= 49_000, "{}", tracer.dropped());
+        }
     }
 }

@@ -94,6 +94,7 @@ impl UnitOfWork {
             cause_id: ctx.cause_id(),
             details,
             at: ctx.now,
+            traceparent: ctx.traceparent(),
         };
         self.drafts.entry(id).or_insert(draft);
     }
@@ -105,6 +106,7 @@ impl UnitOfWork {
         };
         row.end = Some((end.clone(), ctx.now));
         let row = row.clone();
+        ctx.concerns(row.traceparent.as_deref());
         match end {
             End::Sent(channel) => {
                 ctx.count(&NOTIFICATIONS, &[channel.as_str(), "sent"]);

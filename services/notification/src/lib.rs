@@ -50,8 +50,10 @@ pub use unit_of_work::{Keys, UnitOfWork};
 pub const NAME: &str = "notification";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations =
-    mesh::migrations!["notification/0101_notification.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations![
+    "notification/0101_notification.sql",
+    "notification/0102_traces_of_messages.sql",
+];
 
 /// The service, to be run on a [`Postgres`].
 pub fn service() -> Service<Postgres<UnitOfWork>> {

@@ -59,6 +59,8 @@ pub(crate) struct Draft {
     pub(crate) cause_id: Option<Uuid>,
     pub(crate) details: Details,
     pub(crate) at: Timestamp,
+    /// The span that caused it, for the trace of sending it.
+    pub(crate) traceparent: Option<String>,
 }
 
 /// How a message ended.
@@ -83,6 +85,7 @@ pub(crate) struct Waiting {
     pub(crate) receipt: Option<String>,
     pub(crate) last_error: Option<String>,
     pub(crate) end: Option<(End, Timestamp)>,
+    pub(crate) traceparent: Option<String>,
 }
 
 /// The contacts and messages that one batch touches.
@@ -130,7 +133,7 @@ impl UnitOfWork {
         }
         let rows: Vec<WaitingColumns> = sqlx::query_as(
             "select id, subject_id, kind, user_id, schedule_id, saga_id, cause_id, created_at,
-                    attempts, next_at, receipt, last_error
+                    attempts, next_at, receipt, last_error, traceparent
              from messages
              where id in (
                      select unnest($1::uuid[])
@@ -201,11 +204,11 @@ impl UnitOfWork {
         sqlx::query(
             "insert into messages
                  (id, subject_id, kind, user_id, schedule_id, listed_id, saga_id, cause_id,
-                  details, state, attempts, created_at, next_at)
-             select i, s, k, u, sc, l, sa, c, d, 'PENDING', 0, at, at
+                  details, state, attempts, created_at, next_at, traceparent)
+             select i, s, k, u, sc, l, sa, c, d, 'PENDING', 0, at, at, tp
              from unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[],
-                         $7::uuid[], $8::uuid[], $9::jsonb[], $10::timestamptz[])
-                  as drafted (i, s, k, u, sc, l, sa, c, d, at)
+                         $7::uuid[], $8::uuid[], $9::jsonb[], $10::timestamptz[], $11::text[])
+                  as drafted (i, s, k, u, sc, l, sa, c, d, at, tp)
              on conflict do nothing",
         )
         .bind(column(&drafts, |d| d.id))
@@ -218,6 +221,7 @@ impl UnitOfWork {
         .bind(column(&drafts, |d| d.cause_id))
         .bind(column(&drafts, |d| Json(&d.details)))
         .bind(column(&drafts, |d| d.at.0))
+        .bind(column(&drafts, |d| d.traceparent.as_deref()))
         .execute(tx)
         .await?;
         Ok(())
@@ -294,6 +298,7 @@ mesh::row! {
         next_at: OffsetDateTime,
         receipt: Option<String>,
         last_error: Option<String>,
+        traceparent: Option<String>,
     }
 }
 
@@ -312,6 +317,7 @@ impl WaitingColumns {
             receipt: self.receipt,
             last_error: self.last_error,
             end: None,
+            traceparent: self.traceparent,
         })
     }
 }

@@ -10,7 +10,7 @@ use mesh::{
     deadline::within,
     metrics::{Metrics, Push, Pushing},
     postgres::{self, Postgres},
-    trace::Tracer,
+    trace::{Collector, Tracer},
     valkey::Valkey,
 };
 use sqlx::PgPool;
@@ -58,9 +58,8 @@ pub struct ServiceConfigs {
     pub gateway: gateway::Settings,
     /// What else keeps this process from its work.
     pub beside: Option<gateway::LocalHealth>,
-    /// The collector that spans are sent to (`http://host:4318`); the `OTEL_*` variables
-    /// decide when `None`.
-    pub otlp_endpoint: Option<String>,
+    /// The collector that spans are sent to; the `OTEL_*` variables decide when `None`.
+    pub collector: Option<Collector>,
     /// Where the metrics of this process are pushed to; nowhere when `None`.
     pub push_metrics: Option<Push>,
 }
@@ -313,8 +312,8 @@ async fn wait_for_accounts(pool: &PgPool) -> Result<()> {
 }
 
 fn tracer(service: &str, configs: &ServiceConfigs) -> Result<Tracer> {
-    let tracer = match &configs.otlp_endpoint {
-        Some(endpoint) => Tracer::to_collector(service, endpoint),
+    let tracer = match &configs.collector {
+        Some(collector) => Tracer::to_collector(service, collector),
         None => Tracer::from_env(service),
     };
     tracer.map_err(anyhow::Error::msg)

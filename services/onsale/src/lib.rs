@@ -42,7 +42,7 @@ pub mod fleet;
 pub mod flows;
 pub mod health;
 pub mod http;
-mod log;
+pub mod log;
 pub mod operator;
 pub mod registry;
 pub mod replay;

@@ -1,7 +1,10 @@
 //! The log of a command.
 
+mod ids;
+
 use std::io::IsTerminal;
 
+pub use ids::WithIds;
 use tracing_subscriber::EnvFilter;
 
 /// What commands log that print their own errors.
@@ -22,8 +25,9 @@ pub(crate) fn start(filter: Option<&str>) {
         Err(_) => !std::io::stderr().is_terminal() && filter.is_none(),
     };
     if as_json {
-        log.json().init();
+        log.json().map_event_format(WithIds::json).init();
     } else {
-        log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+        let log = log.with_target(false).with_ansi(std::io::stderr().is_terminal());
+        log.map_event_format(WithIds::text).init();
     }
 }

@@ -30,6 +30,8 @@ pub struct Hold {
     pub ended: bool,
     /// It ended because the show was called off.
     pub is_off: bool,
+    /// The span that this service learned of it in, for the traces of its payments.
+    pub traceparent: Option<String>,
 }
 
 impl Hold {
@@ -51,6 +53,7 @@ impl Hold {
             expires_at: now,
             ended: true,
             is_off,
+            traceparent: None,
         }
     }
 
@@ -315,6 +318,7 @@ mod tests {
             expires_at: NOW.plus_secs(300),
             ended,
             is_off: false,
+            traceparent: None,
         }
     }
 

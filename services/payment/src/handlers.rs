@@ -18,7 +18,6 @@ use crate::{
     Config, Keys, UnitOfWork,
     domain::{Hold, Outcome, Payment, Standing, may_pay},
     metrics::{DURATION, PAYMENTS, end_of},
-    rows::reason_name,
 };
 
 type Context<'a> = mesh::Context<'a, Config>;
@@ -43,6 +42,7 @@ impl Execute<Pay> for UnitOfWork {
         if self.is_closing(fan) {
             return Err(Refusal::No(codes::ACCOUNT_CLOSING.into()));
         }
+        ctx.concerns(hold.traceparent.as_deref());
         let is_urgent = hold.is_in_its_last_minute(ctx.now);
         let payment = Payment::of(hold, id, PaymentId(ctx.id), ctx.now);
         ctx.emit(PaymentRequested {
@@ -76,7 +76,7 @@ impl Handle<ReservationCreated> for UnitOfWork {
     fn handle(
         &mut self,
         event: &ReservationCreated,
-        _: &mut Context<'_>,
+        ctx: &mut Context<'_>,
     ) -> Result<(), HandleError> {
         self.apply_hold(
             event.reservation_id,
@@ -89,6 +89,7 @@ impl Handle<ReservationCreated> for UnitOfWork {
                 expires_at: event.expires_at,
                 ended: false,
                 is_off: false,
+                traceparent: ctx.traceparent(),
             },
         );
         Ok(())
@@ -203,8 +204,15 @@ fn emit_end(payment: &Payment, ctx: &mut Context<'_>) {
     let ended_at = ctx.now;
     match payment.standing {
         Standing::Completed => ctx.ends_saga("completed", None),
-        Standing::Failed(reason) => ctx.ends_saga("failed", Some(reason_name(reason))),
-        Standing::Refunded => ctx.ends_saga("refunded", None),
+        Standing::Failed(reason) => {
+            ctx.ends_saga(reason.outcome().as_str(), Some(reason.as_str()));
+        }
+        // A cancelled show undoes the payment in the payment's own saga; a fan's cancellation is
+        // a saga of its own, which is complete.
+        Standing::Refunded if ctx.saga_id().0 == payment_id.0 => {
+            ctx.ends_saga("compensated", Some("show_cancelled"));
+        }
+        Standing::Refunded => ctx.ends_saga("completed", None),
         Standing::Requested | Standing::Unwinding => {}
     }
     if let Some((outcome, reason)) = end_of(payment.standing) {

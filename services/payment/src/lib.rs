@@ -52,8 +52,11 @@ pub mod sim {
 pub const NAME: &str = "payment";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations =
-    mesh::migrations!["payment/0101_holds_and_payments.sql", "payment/0102_called_off.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations![
+    "payment/0101_holds_and_payments.sql",
+    "payment/0102_called_off.sql",
+    "payment/0103_traces_of_holds.sql",
+];
 
 /// The events that a request to pay may emit.
 const EMITTED_BY_PAY: &[&str] = &["payment.requested", "payment.hold_extension_requested"];

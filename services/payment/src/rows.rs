@@ -81,14 +81,9 @@ pub(crate) fn state_name(state: PaymentState) -> &'static str {
     }
 }
 
-/// The name of a failure in the database.
+/// The name of a failure in the database: that on the wire.
 pub(crate) fn reason_name(reason: PaymentFailure) -> &'static str {
-    match reason {
-        PaymentFailure::InsufficientBalance => "insufficient_balance",
-        PaymentFailure::NoWallet => "no_wallet",
-        PaymentFailure::HoldGone => "hold_gone",
-        PaymentFailure::ShowCancelled => "show_cancelled",
-    }
+    reason.as_str()
 }
 
 #[cfg(test)]

@@ -137,10 +137,10 @@ impl UnitOfWork {
         payers: &[Uuid],
         tx: &mut PgConnection,
     ) -> sqlx::Result<()> {
-        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, OffsetDateTime, bool, bool);
+        type Found = (Uuid, Uuid, Uuid, i64, i32, i64, OffsetDateTime, bool, bool, Option<String>);
         let rows: Vec<Found> = sqlx::query_as(
             "select reservation_id, schedule_id, user_id, amount, seats, hold_version,
-                    expires_at, ended, is_off
+                    expires_at, ended, is_off, traceparent
              from holds
              where reservation_id = any($1)
                  and (select count(pg_advisory_xact_lock_shared($2, gate))
@@ -155,7 +155,7 @@ impl UnitOfWork {
         .await?;
         for row in rows {
             let (id, schedule_id, user_id, amount, seats, hold_version, ..) = row;
-            let (.., expires_at, ended, is_off) = row;
+            let (.., expires_at, ended, is_off, traceparent) = row;
             let hold = Hold {
                 schedule_id: ScheduleId(schedule_id),
                 user_id: UserId(user_id),
@@ -165,6 +165,7 @@ impl UnitOfWork {
                 expires_at: Timestamp(expires_at),
                 ended,
                 is_off,
+                traceparent,
             };
             self.holds.load(ReservationId(id), hold);
         }
@@ -249,9 +250,10 @@ impl UnitOfWork {
         sqlx::query(
             "insert into holds
                  (reservation_id, schedule_id, user_id, amount, seats, hold_version, expires_at,
-                  ended, is_off)
+                  ended, is_off, traceparent)
              select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[], $5::int4[],
-                                  $6::int8[], $7::timestamptz[], $8::bool[], $9::bool[])
+                                  $6::int8[], $7::timestamptz[], $8::bool[], $9::bool[],
+                                  $10::text[])
              on conflict (reservation_id) do update
                  set ended = true, is_off = excluded.is_off
              where excluded.ended and not holds.ended",
@@ -265,6 +267,7 @@ impl UnitOfWork {
         .bind(column(&dirty, |(_, hold)| hold.expires_at.0))
         .bind(column(&dirty, |(_, hold)| hold.ended))
         .bind(column(&dirty, |(_, hold)| hold.is_off))
+        .bind(column(&dirty, |(_, hold)| hold.traceparent.as_deref()))
         .execute(tx)
         .await?;
         Ok(())

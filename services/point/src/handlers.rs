@@ -46,6 +46,7 @@ impl Execute<Charge> for UnitOfWork {
             at: ctx.now,
         };
         ctx.emit(PointCharged { user_id, entry_id: entry.id, amount: entry.amount, balance });
+        ctx.ends_saga("completed", None);
         let view = entry.to_view();
         self.enter(entry);
         Ok(view)

@@ -265,6 +265,8 @@ pub struct Reservation {
     pub place_version: u64,
     /// Why it was cancelled, once it was.
     pub cancel_reason: Option<CancelReason>,
+    /// The span that made it, for the trace of what ends it.
+    pub traceparent: Option<String>,
 }
 
 /// A request for a hold, except for its seats.
@@ -316,6 +318,7 @@ impl Reservation {
             refund: None,
             place_version: request.place_version,
             cancel_reason: None,
+            traceparent: None,
         }
     }
 

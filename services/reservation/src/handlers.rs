@@ -238,12 +238,14 @@ impl Execute<Hold> for UnitOfWork {
 
     fn execute(&mut self, command: &Hold, ctx: &mut Context<'_>) -> Result<View, Refusal> {
         let user_id = ctx.caller.user_id()?;
-        let hold = self.hold(command, user_id, ctx).inspect_err(|refusal| {
+        let mut hold = self.hold(command, user_id, ctx).inspect_err(|refusal| {
             if let Refusal::No(problem) = refusal {
                 announce_refused(command, user_id, problem, ctx);
             }
         })?;
         ctx.emit(created(&hold));
+        ctx.ends_saga("completed", None);
+        hold.traceparent = ctx.traceparent();
         let view = hold.view();
         self.grant(hold);
         Ok(view)
@@ -262,9 +264,14 @@ impl Execute<Cancel> for UnitOfWork {
         let own = self.reservations.get(&command.reservation_id).filter(is_own);
         let row = own.ok_or_else(|| Problem::from(codes::NOT_FOUND))?;
         row.may_be_given_back(self.schedules.get(&row.schedule_id), ctx.now)?;
+        ctx.concerns(row.traceparent.as_deref());
         let cancelled = self
             .cancel(command.reservation_id, CancelReason::ByFan)
             .ok_or_else(|| Problem::from(codes::NOT_CANCELLABLE))?;
+        // The saga of a ticket goes on until the points are back.
+        if cancelled.payment_id.is_none() {
+            ctx.ends_saga("completed", None);
+        }
         ctx.emit(cancelled);
         Ok(self.reservations[&command.reservation_id].view())
     }
@@ -327,6 +334,8 @@ impl UnitOfWork {
             return;
         };
         ctx.emit_in(SagaId(id.0), expired(row));
+        ctx.ends_saga_of(SagaId(id.0), "compensated", Some("expired"));
+        ctx.concerns(row.traceparent.as_deref());
         self.end(id, ReservationState::Expired);
     }
 

@@ -61,8 +61,11 @@ pub mod sim {
 pub const NAME: &str = "reservation";
 
 /// The service's tables.
-pub static MIGRATIONS: mesh::postgres::Migrations =
-    mesh::migrations!["reservation/0101_reservation.sql", "reservation/0102_terms_and_ends.sql"];
+pub static MIGRATIONS: mesh::postgres::Migrations = mesh::migrations![
+    "reservation/0101_reservation.sql",
+    "reservation/0102_terms_and_ends.sql",
+    "reservation/0103_traces_of_reservations.sql",
+];
 
 /// How often the timers look for due holds and cancelled shows.
 const TICK: Duration = Duration::from_millis(200);

@@ -80,6 +80,10 @@ impl Execute<EmptyShow> for UnitOfWork {
         for id in &command.reservations {
             if let Some(cancelled) = self.cancel(*id, CancelReason::ShowCancelled) {
                 let saga_id = cancelled.payment_id.map_or(id.0, |payment_id| payment_id.0);
+                if cancelled.payment_id.is_none() {
+                    ctx.ends_saga_of(SagaId(saga_id), "compensated", Some("show_cancelled"));
+                }
+                ctx.concerns(self.reservations[id].traceparent.as_deref());
                 ctx.emit_in(SagaId(saga_id), cancelled);
             }
         }

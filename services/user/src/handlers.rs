@@ -293,6 +293,7 @@ impl UnitOfWork {
         let account = Account::open(user_id, email, hash, ctx.now);
         self.accounts.put(user_id, account.clone());
         ctx.emit(UserRegistered { user_id, at: ctx.now });
+        ctx.ends_saga("completed", None);
         account
     }
 
@@ -309,7 +310,8 @@ impl UnitOfWork {
         match outcome {
             None => {}
             Some(Outcome::Refused(reasons)) => {
-                ctx.ends_saga("refused", reasons.first().map(|reason| reason.as_str()));
+                let reason = reasons.first().map(|reason| reason.as_str());
+                ctx.ends_saga_of(saga_id, "compensated", reason);
                 ctx.emit_in(saga_id, UserWithdrawalRefused { user_id, attempt, reasons, at });
             }
             Some(Outcome::Closed) => {
@@ -319,7 +321,7 @@ impl UnitOfWork {
                     self.accounts.put(user_id, account);
                 }
                 self.logged_out.insert(user_id);
-                ctx.ends_saga("completed", None);
+                ctx.ends_saga_of(saga_id, "completed", None);
                 ctx.emit_in(saga_id, UserWithdrawn { user_id, attempt, forfeit, at });
             }
         }

@@ -15,12 +15,13 @@ const VARIABLES: &str = "docs/configuration.md";
 /// How the names of our variables begin, and those of OpenTelemetry.
 const PREFIXES: [&str; 2] = ["ONSALE_", "OTEL_"];
 /// Variables that the exporter of OpenTelemetry reads by itself.
-const READ_BY_THE_EXPORTER: [&str; 5] = [
-    "OTEL_TRACES_SAMPLER",
-    "OTEL_TRACES_SAMPLER_ARG",
+const READ_BY_THE_EXPORTER: [&str; 6] = [
     "OTEL_RESOURCE_ATTRIBUTES",
     "OTEL_EXPORTER_OTLP_HEADERS",
-    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
 ];
 /// Files that read variables and are no Rust.
 const CONFIGURED: [&str; 3] =

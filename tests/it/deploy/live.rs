@@ -16,6 +16,7 @@ use harness::{
     otlp::Sink,
     prometheus::{Prometheus, Sample},
 };
+use mesh::trace::Protocol;
 use onsale::{
     fleet::{Fleet, ServiceConfigs},
     health::Listener,
@@ -64,9 +65,9 @@ fn prometheus_answers_every_query_in_a_sale_and_sees_a_stalled_saga_and_a_dead_l
         return;
     }
     run(async {
-        let sink = Sink::start().await.expect("a collector");
+        let sink = Sink::start(Protocol::Http).await.expect("a collector");
         let others: Vec<&str> = SERVICES.into_iter().filter(|service| *service != GONE).collect();
-        let traced = |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(sink.endpoint());
+        let traced = |configs: &mut ServiceConfigs| configs.collector = Some(sink.collector());
         let mesh = Mesh::with_configs(&others, traced).await;
         let served = Served::of(&mesh.fleet, FREE).await;
         let (point, of_point) = start(&mesh, FREE).await;

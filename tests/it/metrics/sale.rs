@@ -9,7 +9,7 @@ use harness::{
     otlp::Sink,
     pushed::{Collector, values},
 };
-use mesh::metrics::Push;
+use mesh::{metrics::Push, trace::Protocol};
 use onsale::registry::SERVICES;
 use sqlx::PgPool;
 
@@ -174,10 +174,11 @@ async fn was_pushed(scraper: &Scraper, collector: &Collector) {
 #[test]
 fn a_sale_is_exported_as_it_was_under_the_documented_names_with_its_traces_and_without_ids() {
     run(async {
-        let (sink, collector) = (Sink::start().await.unwrap(), Collector::start().await.unwrap());
+        let (sink, collector) =
+            (Sink::start(Protocol::Http).await.unwrap(), Collector::start().await.unwrap());
         let push = Push::to_collector(&collector.endpoint(), PUSHED_EVERY).expect("an address");
         let mesh = Mesh::with_configs(&SERVICES, |configs| {
-            configs.otlp_endpoint = Some(sink.endpoint());
+            configs.collector = Some(sink.collector());
             configs.push_metrics = Some(push);
         })
         .await;

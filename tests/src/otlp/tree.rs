@@ -63,6 +63,18 @@ impl Tree {
         self.spans.len()
     }
 
+    /// The span with this id.
+    pub fn span(&self, span_id: &str) -> Option<&Span> {
+        self.spans.iter().find(|span| span.span_id == span_id)
+    }
+
+    /// What this span has caused directly.
+    pub fn children(&self, of: &Span) -> impl Iterator<Item = &Span> {
+        let place = self.spans.iter().position(|span| span.span_id == of.span_id);
+        let children = place.map_or(&[][..], |place| &self.children[place]);
+        children.iter().map(|child| &self.spans[*child])
+    }
+
     /// The root.
     pub fn root(&self) -> &Span {
         &self.spans[self.root]

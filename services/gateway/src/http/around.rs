@@ -22,19 +22,19 @@ use std::{any::Any, cell::Cell, collections::HashMap, sync::Arc, time::Instant};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use events::{Problem, SagaId, codes};
 use http_body_util::Limited;
-use mesh::trace::{Span, TRACEPARENT, TraceParent};
+use mesh::trace::{self, Here, Span, TRACEPARENT, TraceParent};
 use tracing::error;
 use uuid::Uuid;
 
 use crate::http::{
     call::{BODY_BYTES_MAX, BODY_TIMEOUT, parameters, short, whole},
-    edge::{Edge, SAGA},
+    edge::{Edge, NOTED, Noted},
     op::Op,
     problem::Refused,
 };
@@ -45,6 +45,18 @@ const ADDRESS_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_BYTES_MAX: usize = 48 * 1024;
 /// Characters of a request id that a client has given.
 const REQUEST_ID_CHARS_MAX: usize = 128;
+/// The methods whose names are recorded; another one may be any text.
+static METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::CONNECT,
+];
 /// Requested every few seconds by monitoring; they make no traces.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -121,19 +133,17 @@ impl Around {
         let (began, method) = (Instant::now(), request.method().clone());
         let mut trace_id = None;
         let span = begin_span(&self.edge, &mut request, route.as_ref(), &id);
-        let mut response = match span {
-            None => next.run(request).await,
-            Some(mut span) => {
+        let here = Here { span: span.parent(), saga_id: None };
+        let mut response = match span.is_on() {
+            false => here.within(next.run(request)).await,
+            true => {
                 let answering = async {
-                    let response = next.run(request).await;
-                    span.status(response.status().as_u16());
+                    let response = here.within(next.run(request)).await;
                     trace_id = span.exported_trace_id();
-                    if let Some(saga_id) = SAGA.with(Cell::get) {
-                        span.saga(SagaId(saga_id));
-                    }
+                    end_span(span, response.status(), NOTED.with(Cell::get));
                     response
                 };
-                SAGA.scope(Cell::new(None), answering).await
+                NOTED.scope(Cell::default(), answering).await
             }
         };
         let (route, status) = (self.known(route.as_ref()), response.status());
@@ -264,33 +274,51 @@ async fn without_body(request: Request) -> Result<Request, Problem> {
 }
 
 /// Begins the span of a request; the `traceparent` that is passed on names this span. With
-/// tracing off, the header is passed on unchanged.
+/// tracing off, the header is passed on unchanged. Attributes follow the conventions for HTTP.
 fn begin_span(
     edge: &Edge,
     request: &mut Request,
     route: Option<&MatchedPath>,
     id: &HeaderValue,
-) -> Option<Span> {
+) -> Span {
     let tracer = edge.link().tracer();
-    if !tracer.is_on() {
-        return None;
-    }
     let incoming = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
     let parent = TraceParent::from_header(incoming);
-    let route = route.map_or("unmatched", MatchedPath::as_str);
-    if PROBES.contains(&route) {
-        return None;
+    let route = route.map(MatchedPath::as_str);
+    if !tracer.is_on() || route.is_some_and(|route| PROBES.contains(&route)) {
+        return Span::Off(parent);
     }
-    let mut span = tracer.server(request.method().as_str(), route, &parent);
-    span.note("http.request.method", || request.method().as_str().to_owned());
-    span.note("http.route", || route.to_owned());
-    span.note("url.path", || request.uri().path().to_owned());
+    let method = match METHODS.iter().find(|known| *known == request.method()) {
+        Some(known) => known.as_str(),
+        None => "_OTHER",
+    };
+    let mut span = tracer.server(method, route, &parent);
+    span.note("http.request.method", || method.to_owned());
+    if let Some(route) = route {
+        span.note("http.route", || route.to_owned());
+    }
+    span.note("url.scheme", || "http");
+    span.note("url.path", || trace::short(request.uri().path()).to_owned());
     span.note("onsale.request_id", || id.to_str().unwrap_or_default().to_owned());
     let passed_on = span.parent().to_header().and_then(|text| HeaderValue::from_str(&text).ok());
     if let Some(passed_on) = passed_on {
         request.headers_mut().insert(TRACEPARENT, passed_on);
     }
-    Some(span)
+    span
+}
+
+/// Ends the span of a request. A saga that failed is no error of the request.
+fn end_span(mut span: Span, status: StatusCode, noted: Noted) {
+    span.note("http.response.status_code", || i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.fail(status.as_str(), || status.to_string());
+    }
+    if let Some(saga_id) = noted.saga_id {
+        span.saga(SagaId(saga_id));
+    }
+    if let Some((outcome, reason)) = noted.outcome {
+        span.outcome(outcome.as_str(), reason);
+    }
 }
 
 #[cfg(test)]

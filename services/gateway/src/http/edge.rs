@@ -13,9 +13,10 @@ use std::{
 use axum::{extract::Request, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use events::{
-    Command, Problem, Timestamp, UserId, codes, payment::Pay, queue::Enter, reservation::Reserve,
+    Command, Problem, SagaId, Timestamp, UserId, audit::SagaState, codes, payment::Pay,
+    queue::Enter, reservation::Reserve,
 };
-use mesh::{Answered, Bundlers, Caller, Link, MeshClient, RequestHeaders, clock};
+use mesh::{Answered, Bundlers, Caller, Link, MeshClient, RequestHeaders, clock, trace::Here};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -44,9 +45,25 @@ const PLANS_MAX: usize = 4;
 const PLAN_WAIT: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
-    /// The saga that the current request starts, for the request's span; set only where there
-    /// is a span.
-    pub(crate) static SAGA: Cell<Option<Uuid>>;
+    /// What the current request has learned of its saga, for the request's span; set only where
+    /// there is a span.
+    pub(crate) static NOTED: Cell<Noted>;
+}
+
+/// What a request has learned of the saga that it starts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Noted {
+    /// The saga.
+    pub(crate) saga_id: Option<Uuid>,
+    /// How it has ended, where the request has waited for that.
+    pub(crate) outcome: Option<(SagaState, Option<&'static str>)>,
+}
+
+/// Notes how the saga of the current request has ended, and why.
+pub(crate) fn note_outcome(outcome: SagaState, reason: Option<&'static str>) {
+    let _ = NOTED.try_with(|noted| {
+        noted.set(Noted { outcome: Some((outcome, reason)), ..noted.get() });
+    });
 }
 
 /// The gateway's state; cheap to clone.
@@ -195,7 +212,12 @@ impl Edge {
         body: Bytes,
         id: Proposal,
     ) -> Result<Answered, Refused> {
-        let _ = SAGA.try_with(|saga| saga.set(id.becomes));
+        if let Some(saga_id) = id.becomes {
+            Here::note_saga(SagaId(saga_id));
+            let _ = NOTED.try_with(|noted| {
+                noted.set(Noted { saga_id: id.becomes, ..noted.get() });
+            });
+        }
         self.send(C::ENDPOINT, body, head.for_command(Some(id.proposed))?).await
     }
 

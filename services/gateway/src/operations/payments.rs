@@ -8,7 +8,9 @@ use axum::{
     response::Response,
 };
 use events::{
-    Command, Page, PaymentId, codes,
+    Command, Page, PaymentId,
+    audit::SagaState,
+    codes,
     payment::{FindPayments, GetPayment, Pay, Payment, PaymentState},
 };
 use mesh::Answered;
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 use crate::{
     http::{
         call::{Call, Head, Id, Params, json},
-        edge::{Edge, Proposal},
+        edge::{Edge, Proposal, note_outcome},
         op::Op,
         problem::{Copies, Refused, answer, with_header},
     },
@@ -108,6 +110,7 @@ async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> 
     };
     Ok(match ended {
         Some(payment) => {
+            note_end(&payment);
             let body = json(&payment);
             preference_applied(answer(Answered { status: 200, body }, Copies::None), secs)
         }
@@ -134,6 +137,17 @@ fn accepted(answered: Answered) -> Response {
 /// Adds the header that says that the preference to wait was honoured.
 pub(crate) fn preference_applied(response: Response, secs: u64) -> Response {
     with_header(response, PREFERENCE_APPLIED, &format!("wait={secs}"))
+}
+
+/// Notes on the trace how a payment has ended.
+fn note_end(payment: &Payment) {
+    match payment.reason {
+        Some(reason) => note_outcome(reason.outcome(), Some(reason.as_str())),
+        None if payment.state == PaymentState::Refunded => {
+            note_outcome(SagaState::Compensated, None);
+        }
+        None => note_outcome(SagaState::Completed, None),
+    }
 }
 
 fn is_ended(state: PaymentState) -> bool {

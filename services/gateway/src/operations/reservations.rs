@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::{extract::State, http::header, response::Response};
 use events::{
-    Command, Page, PaymentId, ReservationId, codes,
+    Command, Page, PaymentId, ReservationId,
+    audit::SagaState,
+    codes,
     payment::PaymentState,
     reservation::{Cancel, FindReservations, GetReservation, Reservation, Reserve},
 };
@@ -13,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     http::{
         call::{Call, Head, Id, Params, json},
-        edge::Edge,
+        edge::{Edge, note_outcome},
         op::Op,
         problem::{Copies, Refused, answer, with_header},
     },
@@ -136,6 +138,7 @@ async fn cancel(
             }
         };
         if is_over {
+            note_outcome(SagaState::Completed, None);
             answered.status = 200;
             waited_secs = Some(secs);
         }

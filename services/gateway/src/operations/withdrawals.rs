@@ -8,7 +8,9 @@ use axum::{
     response::Response,
 };
 use events::{
-    AttemptId, Command, Problem, codes,
+    AttemptId, Command, Problem,
+    audit::SagaState,
+    codes,
     user::{GetWithdrawal, Withdraw, Withdrawal, WithdrawalState},
 };
 use mesh::Answered;
@@ -19,7 +21,7 @@ use utoipa::IntoParams;
 use crate::{
     http::{
         call::{BODY_BYTES_MAX, Call, Head, Id, Params, json},
-        edge::Edge,
+        edge::{Edge, note_outcome},
         op::Op,
         problem::{Copies, Refused, answer, with_header},
     },
@@ -112,6 +114,13 @@ async fn withdraw(State(edge): State<Edge>, request: Request) -> Result<Response
     if let Some(secs) = head.wait_secs() {
         let deadline = Instant::now() + Duration::from_secs(secs);
         if let Some(ended) = ended(&edge, &head, withdrawal, deadline).await {
+            note_outcome(
+                match ended.state {
+                    WithdrawalState::Refused => SagaState::Compensated,
+                    _ => SagaState::Completed,
+                },
+                None,
+            );
             let answered = Answered { status: 200, body: json(&ended) };
             return Ok(preference_applied(answer(answered, Copies::None), secs));
         }

@@ -124,11 +124,12 @@ pub(crate) fn decide<B: UnitOfWork>(
         saga_id: meta.saga_id,
         cause_id: Some(meta.cause()),
         may_emit: meta.may_emit,
+        span: entry.span.parent(),
         ..Context::at(now, config, &meta.caller, meta.id)
     };
     let result = perform(handler, unit, &mut ctx);
-    let Context { emitted, announced, outcome, observed, .. } = ctx;
-    Decided { result, status: handler.status(), emitted, announced, outcome, observed }
+    let Context { emitted, announced, ended, concerns, observed, .. } = ctx;
+    Decided { result, status: handler.status(), emitted, announced, ended, concerns, observed }
 }
 
 /// Runs the handler and catches a panic, so that it only affects its own message.

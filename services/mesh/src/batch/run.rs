@@ -9,10 +9,7 @@
 //! runs once more, checked: this time it claims its messages and looks for answers and held keys
 //! before it decides.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::SystemTime,
-};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use events::{Problem, Timestamp, UserId, event_of_subject, producer_of};
 
@@ -33,9 +30,9 @@ use crate::{
     metrics::Observed,
     outbound::message::pack,
     parked::{Parked, ParkedState},
-    service::context::{Announcement, Emitted},
+    service::context::{Announcement, Emitted, EndedSaga},
     store::engine::{Care, Failure, Ran, Retried},
-    trace::Span,
+    trace::{LINKS_MAX, Messaging, Span, TraceParent},
 };
 
 /// What runs the batches of one engine.
@@ -77,11 +74,7 @@ async fn attempt<L: TransactionalStore>(
 ) -> Result<Option<Ran>, Failure> {
     let mut run = Run::<L>::new(runner.units, is_optimistic);
     let ran = run.run(runner, batch, care).await;
-    run.close_spans(&match &ran {
-        Ok(None) => Err(Failure::Contended("the optimistic run met something known".into())),
-        Ok(Some(_)) => Ok(()),
-        Err(failure) => Err(failure.clone()),
-    });
+    run.close_spans(matches!(ran, Ok(Some(_))));
     ran
 }
 
@@ -94,7 +87,7 @@ pub(crate) async fn retry<L: TransactionalStore>(
 ) -> Result<Retried, Failure> {
     let mut run = Run::<L>::new(runner.units, false);
     let retried = run.retry(runner, parked, entry, by).await;
-    run.close_spans(&retried);
+    run.close_spans(matches!(retried, Ok(Retried::Done(_))));
     retried
 }
 
@@ -104,13 +97,12 @@ pub(super) struct Run<'a, L: TransactionalStore> {
     /// Whether it assumes that every message is new and no event is parked; the close checks it.
     is_optimistic: bool,
     now: Timestamp,
-    began: SystemTime,
     /// Encoded events with their subjects, in the order of emission.
     emitted: Vec<(String, Vec<u8>)>,
     announced: Vec<Announcement>,
     observed: Vec<Observed>,
     parkings: Parkings,
-    /// Spans of transactions and of published events, open until the commit.
+    /// Spans of published events and of links to other traces, open until the commit.
     spans: Vec<Span>,
 }
 
@@ -131,7 +123,6 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             units,
             is_optimistic,
             now,
-            began: SystemTime::from(now.0),
             emitted: Vec::new(),
             announced: Vec::new(),
             observed: Vec::new(),
@@ -289,7 +280,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         care: Care,
     ) -> Result<Step, Failure> {
         tx.savepoint().await?;
-        let (emitted, announced) = (self.emitted.len(), self.announced.len());
+        let before = (self.emitted.len(), self.announced.len(), self.spans.len());
         let observed = self.observed.len();
         let step = match self.load_step_save(tx, entry).await {
             Ok(step) => step,
@@ -302,9 +293,11 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             return Ok(step);
         }
         tx.roll_back().await?;
-        self.emitted.truncate(emitted);
-        self.announced.truncate(announced);
+        self.emitted.truncate(before.0);
+        self.announced.truncate(before.1);
+        self.spans.drain(before.2..).for_each(Span::discard);
         self.observed.truncate(observed);
+        entry.span.rewind();
         Ok(match step {
             Step::Panicked(cause) => Step::Never(cause),
             step => step,
@@ -369,13 +362,16 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
     }
 
     /// Parks an event unless it was handled.
-    fn park_unhandled(&mut self, work: &Work, at: usize, step: Step) {
+    fn park_unhandled(&mut self, work: &mut Work, at: usize, step: Step) {
+        let span = &mut work.entries[at].span;
         match step {
             Step::Done(_) => {}
             Step::No(problem) | Step::NotYet(problem) => {
+                span.note("onsale.parked", || "early");
                 self.parkings.park(work, at, ParkedState::Early, problem.detail);
             }
             Step::Never(cause) | Step::Panicked(cause) => {
+                span.fail("dead_letter", || cause.clone());
                 self.parkings.park(work, at, ParkedState::Dead, cause);
             }
         }
@@ -383,16 +379,18 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
 
     /// Runs the handler of one event or command on the unit of work.
     fn step(&mut self, unit: &mut dyn Unit<L::Tx>, entry: &mut Entry) -> Step {
-        let Decided { result, status, emitted, announced, outcome, observed } =
-            unit.decide(entry, self.now);
+        // An earlier run of the same batch was rolled back.
+        entry.span.rewind();
+        let here = entry.here().enter();
+        let decided = unit.decide(entry, self.now);
+        drop(here);
+        let Decided { result, status, emitted, announced, ended, concerns, observed } = decided;
         match result {
             Ok(body) => {
                 self.announced.extend(announced);
+                self.link(entry, &concerns);
                 self.observe(entry, observed);
-                self.emit(entry, emitted);
-                if let Some((outcome, reason)) = outcome {
-                    entry.span.outcome(outcome, reason);
-                }
+                self.emit(entry, emitted, ended);
                 Step::Done(Answered { status, body })
             }
             Err(Stop::No(problem)) => {
@@ -413,30 +411,68 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         }));
     }
 
+    /// Links the span of a message and the spans of other traces that began what it is about.
+    /// What has a trace of its own only because a timer made it is recorded when they are.
+    fn link(&mut self, entry: &mut Entry, concerns: &[TraceParent]) {
+        let sampled = concerns.iter().filter(|began| began.is_sampled()).take(LINKS_MAX);
+        for began in sampled {
+            if !entry.span.is_on() && entry.is_of_timer() {
+                entry.span = entry.tracer.timer(entry.meta.name, &[*began]);
+            }
+            if entry.span.is_on() && !entry.span.is_in_trace_of(began) {
+                let name = entry.meta.name;
+                self.spans.push(entry.tracer.leads_to(began, name, &mut entry.span));
+            }
+        }
+    }
+
     /// Encodes the emitted events; each carries the span that publishes it.
-    fn emit(&mut self, entry: &Entry, emitted: Vec<Emitted>) {
-        let transaction = entry.transaction(self.began);
+    fn emit(&mut self, entry: &mut Entry, emitted: Vec<Emitted>, ended: Vec<EndedSaga>) {
+        let mut sagas = emitted.iter().map(|event| event.saga_id);
+        if entry.span.is_on()
+            && entry.is_of_timer()
+            && let Some(saga_id) = sagas.next()
+            && sagas.all(|other| other == saga_id)
+        {
+            entry.span.saga(saga_id);
+        }
         for event in emitted {
             let name = event_of_subject(&event.subject).unwrap_or_default();
-            let span = transaction.publishing(name, &event);
+            let about = Messaging {
+                operation: "publish",
+                event: name,
+                subject: &event.subject,
+                event_id: event.event_id,
+                saga_id: event.saga_id,
+                data: &event.payload,
+            };
+            let mut span = entry.span.publishing(name, about);
+            if entry.meta.event_id.is_none() {
+                entry.span.ids(&event.payload);
+            }
             let source = format!("/onsale/{}", producer_of(name));
             let body = event.encode(&source, span.parent().to_header());
+            let is_of = |end: &&EndedSaga| end.saga_id == event.saga_id;
+            let is_other = |end: &&EndedSaga| end.saga_id != entry.meta.saga_id;
+            if let Some(end) = ended.iter().find(is_of).filter(is_other) {
+                span.ends_saga(end.outcome, end.reason);
+            }
             self.emitted.push((event.subject, body));
             if span.is_on() {
                 self.spans.push(span);
             }
         }
-        if transaction.is_on() {
-            self.spans.push(transaction);
+        if let Some(end) = ended.iter().find(|end| end.saga_id == entry.meta.saga_id) {
+            entry.span.ends_saga(end.outcome, end.reason);
         }
     }
 
-    /// Ends the spans of a batch; those of a batch that was rolled back are marked as failed.
-    pub(super) fn close_spans<T>(&mut self, ended: &Result<T, Failure>) {
-        for mut span in self.spans.drain(..) {
-            if let Err(failure) = ended {
-                span.fail(|| format!("rolled back: {failure}"));
-            }
+    /// Ends the spans of a batch; what was rolled back was never published.
+    pub(super) fn close_spans(&mut self, is_committed: bool) {
+        let spans = self.spans.drain(..);
+        match is_committed {
+            true => spans.for_each(drop),
+            false => spans.for_each(Span::discard),
         }
     }
 }

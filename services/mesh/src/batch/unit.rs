@@ -10,8 +10,9 @@ use events::{Problem, Timestamp};
 use super::work::Entry;
 use crate::{
     metrics::Observed,
-    service::context::{Announcement, Emitted},
+    service::context::{Announcement, Emitted, EndedSaga},
     store::engine::Failure,
+    trace::TraceParent,
 };
 
 /// Loads units of work in transactions `Tx`.
@@ -41,8 +42,10 @@ pub(crate) struct Decided {
     pub(crate) emitted: Vec<Emitted>,
     /// The live messages it announced.
     pub(crate) announced: Vec<Announcement>,
-    /// How it ends its saga, and why.
-    pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
+    /// The sagas that it ends.
+    pub(crate) ended: Vec<EndedSaga>,
+    /// Spans of other traces that began what it is about.
+    pub(crate) concerns: Vec<TraceParent>,
     /// What it counted and measured.
     pub(crate) observed: Vec<Observed>,
 }
@@ -55,7 +58,8 @@ impl Decided {
             status: 200,
             emitted: Vec::new(),
             announced: Vec::new(),
-            outcome: None,
+            ended: Vec::new(),
+            concerns: Vec::new(),
             observed: Vec::new(),
         }
     }

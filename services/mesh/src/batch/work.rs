@@ -1,9 +1,6 @@
 //! What a batch is made of: messages and commands, their origin, and their outcome.
 
-use std::{
-    any::Any,
-    time::{Instant, SystemTime},
-};
+use std::{any::Any, time::Instant};
 
 use async_nats::{
     Subject,
@@ -18,12 +15,12 @@ use uuid::Uuid;
 pub use super::outcome::{Answered, Outcome};
 use super::unreadable::Unreadable;
 use crate::{
-    Caller, Link,
+    Caller,
     deadline::within,
     inbound::reply::ReplyTo,
     nats::link::{BROKER, SEND_TIMEOUT},
     parked::key::key_of,
-    trace::{Messaging, Span, TraceParent},
+    trace::{Here, Span, TraceParent, Tracer},
 };
 
 /// A decoded event or command with its handler. Its type is known to the engine that it was made
@@ -92,6 +89,8 @@ pub struct Entry {
     pub(crate) key_field: &'static str,
     /// Its span, open from the begin of the batch to its end.
     pub(crate) span: Span,
+    /// What makes the spans of its service.
+    pub(crate) tracer: Tracer,
 }
 
 impl Work {
@@ -103,6 +102,7 @@ impl Work {
             raw: Bytes::new(),
             key_field: "",
             span: Span::default(),
+            tracer: Tracer::off(),
         };
         Self { entries: vec![entry], settle, underway: None }
     }
@@ -132,12 +132,15 @@ impl Entry {
         key_of(self.key_field, &self.raw)
     }
 
-    /// The span of the transaction that it takes effect in, begun at `began`.
-    pub(crate) fn transaction(&self, began: SystemTime) -> Span {
-        let mut span = self.span.child("transaction", Some(began));
-        span.saga(self.meta.saga_id);
-        span.note("onsale.message", || self.meta.name);
-        span
+    /// Whether a timer made it: it belongs to no saga of its own.
+    pub(crate) fn is_of_timer(&self) -> bool {
+        let Meta { event_id, caller, trace, .. } = &self.meta;
+        event_id.is_none() && *caller == Caller::Mesh && *trace == TraceParent::default()
+    }
+
+    /// What log lines about it carry.
+    pub(crate) fn here(&self) -> Here {
+        self.span.here((!self.is_of_timer()).then_some(self.meta.saga_id))
     }
 }
 
@@ -241,29 +244,4 @@ pub(crate) enum Settle {
     Local(oneshot::Sender<Answered>),
     /// No answer: no caller waits (timers).
     Nobody,
-}
-
-/// Opens the span of an event or command, as a child of the span that sent it. The span of an
-/// event also records the subject of its message.
-pub(crate) fn open_span(link: &Link, entry: &Entry, subject: Option<&str>) -> Span {
-    let (meta, tracer) = (&entry.meta, link.tracer());
-    let Some(event_id) = meta.event_id else {
-        let mut span = match meta.caller {
-            crate::Caller::Mesh if meta.trace.trace_id().is_none() => tracer.timer(meta.name),
-            _ => tracer.command(meta.name, &meta.trace),
-        };
-        span.saga(meta.saga_id);
-        return span;
-    };
-    let mut span = tracer.process(meta.name, &meta.trace);
-    span.message(Messaging {
-        operation: "process",
-        event: meta.name,
-        subject: subject.unwrap_or(meta.name),
-        event_id,
-        saga_id: meta.saga_id,
-    });
-    span.note("messaging.consumer.group.name", || link.service());
-    span.note("messaging.nats.delivery_count", || meta.attempt as i64);
-    span
 }

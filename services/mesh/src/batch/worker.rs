@@ -24,7 +24,8 @@ use tracing::{error, info, warn};
 use crate::{
     Link,
     batch::counted::count_taken_in,
-    batch::work::{Answered, Entry, Outcome, Settle, Work, open_span},
+    batch::spans::{answered_with, end_transaction, open_spans, transaction},
+    batch::work::{Answered, Entry, Outcome, Settle, Work},
     failpoint::{
         Failpoint, Failpoints,
         crash::{Step, reach},
@@ -125,15 +126,7 @@ impl Worker {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         loop {
             let Some(mut taken) = self.take().await else { return Ok(()) };
-            for work in &mut taken.batch {
-                let subject = work.delivery().map(|delivery| delivery.subject.clone());
-                for entry in &mut work.entries {
-                    // A command that came too early keeps the span of its first attempt.
-                    if !entry.span.is_on() {
-                        entry.span = open_span(&self.link, entry, subject.as_deref());
-                    }
-                }
-            }
+            taken.batch.iter_mut().for_each(|work| open_spans(&self.link, work));
             self.run_batch(taken.batch).await;
         }
     }
@@ -255,8 +248,10 @@ impl Worker {
                 break;
             }
         }
+        let here = batch[0].entries[0].here().enter();
         error!(service = self.link.service(), name = batch[0].entries[0].meta.name, cause = %last,
             "a message or command cannot be stored");
+        drop(here);
         if batch[0].delivery().is_some() {
             // It cannot even be parked. If it were acknowledged, it would be lost.
             self.redeliver(batch, UNSTORABLE_PAUSE).await;
@@ -273,14 +268,21 @@ impl Worker {
     /// first has created.
     async fn run_with_retries(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
         let (mut runs, began) = (1, Instant::now());
+        let span = transaction(self.link.tracer(), &*self.engine, batch);
+        let here = match &*batch {
+            [Work { entries, .. }] if entries.len() == 1 => entries[0].here(),
+            _ => span.here(None),
+        };
         loop {
-            match self.engine.run(batch, care).await {
+            match here.within(self.engine.run(batch, care)).await {
                 Err(Failure::Contended(_) | Failure::Duplicate(_)) if runs < RUNS_MAX => runs += 1,
-                Ok(ran) => {
-                    self.health.metrics().batch(batch.len(), began.elapsed());
-                    return Ok(ran);
+                ran => {
+                    end_transaction(span, runs, &ran);
+                    if ran.is_ok() {
+                        self.health.metrics().batch(batch.len(), began.elapsed());
+                    }
+                    return ran;
                 }
-                failed => return failed,
             }
             if care != Care::Together {
                 tokio::time::sleep(RUN_PAUSE).await;
@@ -298,7 +300,9 @@ impl Worker {
         let (messages, commands): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|work| work.delivery().is_some());
         for mut work in commands {
-            work.entries.iter_mut().for_each(|entry| entry.span.fail(|| failure.to_string()));
+            for entry in &mut work.entries {
+                entry.span.fail(failure.kind(), || failure.to_string());
+            }
             let problem = match failure {
                 Failure::Uncertain(_) => codes::TIMED_OUT.into(),
                 _ => unavailable(&self.link),
@@ -370,6 +374,7 @@ impl Worker {
         let is_dead = parked.state == ParkedState::Dead;
         self.health.add_parked(is_dead);
         if parked.state == ParkedState::Dead {
+            let here = parked.here().enter();
             error!(
                 service = self.link.service(),
                 subject = parked.subject,
@@ -378,6 +383,7 @@ impl Worker {
                 cause = parked.cause,
                 "an event cannot be taken in"
             );
+            drop(here);
             crate::parked::retry::copy(&self.link, parked).await;
         }
     }
@@ -398,9 +404,11 @@ impl Worker {
             }
             Outcome::NotYet(problem) => self.retry_soon(work, problem).await,
             Outcome::Never(cause) => {
+                let here = work.entries[0].here().enter();
                 error!(service = self.link.service(), name = work.entries[0].meta.name, %cause,
                     "a command can never succeed");
-                work.entries[0].span.fail(|| cause);
+                drop(here);
+                work.entries[0].span.fail("never", || cause);
                 self.answer(work, Answered::refused(&codes::INTERNAL.into())).await;
             }
         }
@@ -439,7 +447,7 @@ impl Worker {
             }
             Settle::Reply(to) => {
                 let Entry { meta, span, .. } = &mut work.entries[0];
-                span.status(answered.status);
+                answered_with(span, answered.status);
                 let (took, Answered { status, body }) = (meta.received.elapsed(), &answered);
                 self.health.metrics().command(meta.name, took, *status, body);
                 replies.add(to, answered);

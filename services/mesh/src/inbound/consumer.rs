@@ -406,5 +406,6 @@ fn entry(handler: Result<Handler, Unreadable>, event: Bytes) -> Entry {
         raw: event,
         key_field: "",
         span: Default::default(),
+        tracer: Default::default(),
     }
 }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     COMMAND_TIMEOUT, Caller, Link,
+    batch::spans::answered_with,
     batch::work::{Answered, Meta, Settle, Work},
     batch::worker::unavailable,
     clock,
@@ -221,12 +222,14 @@ impl Endpoints {
                     Ok(permit) => {
                         let mut span = self.link.tracer().command(meta.name, &meta.trace);
                         span.saga(meta.saga_id);
+                        let saga_id = meta.saga_id;
                         meta.trace = span.parent();
                         let answer = read(self.ctx.clone(), request.body, key, meta);
                         let (link, status, to) = (self.link.clone(), spec.status, request.to);
                         let (engine, health) = (self.ctx.engine.clone(), self.health.clone());
                         let endpoint = spec.endpoint;
-                        self.queries.spawn(async move {
+                        let here = span.here(Some(saga_id));
+                        self.queries.spawn(here.within(async move {
                             // No caller waits for the answer any longer.
                             let answered = match within(COMMAND_TIMEOUT, STORE, answer).await {
                                 Ok(Ok(body)) => Answered { status, body },
@@ -236,11 +239,11 @@ impl Endpoints {
                                     Answered::refused(&codes::TIMED_OUT.into())
                                 }
                             };
-                            span.status(answered.status);
+                            answered_with(&mut span, answered.status);
                             count(&health, endpoint, began, &answered);
                             reply(&link, to, answered).await;
                             drop(permit);
-                        });
+                        }));
                         return;
                     }
                 },

@@ -1,9 +1,6 @@
 //! What the operating system knows of this process, as Linux shows it.
 
-use std::{
-    fmt, fs,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::{fmt, fs};
 
 use prometheus_client::{
     collector::Collector,
@@ -11,10 +8,6 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Unit,
 };
-
-/// Spans that were lost because too many waited to be sent, or that no collector took, since the
-/// start of the process. What drops spans adds to it; nothing else is needed.
-pub static SPANS_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks in a second of the times in `/proc`: the same on every Linux that Rust supports.
 const TICKS: f64 = 100.0;
@@ -37,7 +30,7 @@ impl Collector for ProcessMetrics {
         let help = "Spans that were not sent: too many waited, or no collector took them";
         let mut counter =
             encoder.encode_descriptor("onsale_spans_dropped", help, None, MetricType::Counter)?;
-        counter.encode_counter::<NoLabelSet, _, u64>(&SPANS_DROPPED.load(Relaxed), None)?;
+        counter.encode_counter::<NoLabelSet, _, u64>(&crate::trace::dropped_spans(), None)?;
         if let Some(cpu) = cpu_seconds() {
             let (help, unit) = ("Time on a processor", Some(&Unit::Seconds));
             let mut counter =

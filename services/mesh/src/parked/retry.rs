@@ -15,7 +15,8 @@ use tracing::{error, info, warn};
 use super::{EARLY_SECS_MAX, Parked, ParkedState, pause_after};
 use crate::{
     Link,
-    batch::work::open_span,
+    batch::spans::{open_span, open_span_later, transaction_of},
+    batch::work::Entry,
     health::Health,
     inbound::consumer::{Table, decode},
     metrics::EventResult,
@@ -116,11 +117,37 @@ impl Retrier {
         }
         let event: Bytes = parked.envelope.clone();
         let mut entry = decode(&self.consumed, &parked.subject, event, parked.attempts);
-        entry.span = open_span(&self.link, &entry, Some(&parked.subject));
-        entry.span.note("onsale.parked", || true);
+        self.open_span(parked, &mut entry, by);
+        let here = entry.here();
+        here.within(self.try_entry(parked, entry, by)).await
+    }
+
+    /// Opens the span of an attempt. One that comes by itself, soon, belongs to the saga's trace.
+    /// A dead letter is retried days later, perhaps: that is a trace of its own with a link.
+    fn open_span(&self, parked: &Parked, entry: &mut Entry, by: Option<UserId>) {
+        if parked.state != ParkedState::Dead && by.is_none() {
+            open_span(&self.link, entry, Some(&parked.subject));
+        } else {
+            open_span_later(&self.link, entry, &parked.subject, parked.number);
+        }
+    }
+
+    /// Runs the handler of a leased event, and writes the outcome.
+    async fn try_entry(
+        &self,
+        parked: &Parked,
+        mut entry: Entry,
+        by: Option<UserId>,
+    ) -> Result<Tried, Failure> {
         let mut last = None;
         for _ in 0..3 {
-            match self.engine.retry(parked, &mut entry, by).await {
+            let mut span = transaction_of(self.link.tracer(), &*self.engine, &mut entry);
+            let retried = self.engine.retry(parked, &mut entry, by).await;
+            if let Err(failure) = &retried {
+                span.fail(failure.kind(), || failure.to_string());
+            }
+            drop(span);
+            match retried {
                 Ok(Retried::Gone) => return Ok(Tried::Done),
                 Ok(Retried::Done(ran)) => {
                     let metrics = self.health.metrics();
@@ -144,7 +171,7 @@ impl Retrier {
                 }
                 Ok(Retried::Early(cause)) => return self.early(parked, cause, by).await,
                 Ok(Retried::Failed(cause)) => {
-                    entry.span.fail(|| cause.clone());
+                    entry.span.fail("dead_letter", || cause.clone());
                     return self.dead(parked, cause, by).await;
                 }
                 Err(failure @ (Failure::Contended(_) | Failure::Duplicate(_))) => {

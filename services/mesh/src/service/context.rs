@@ -8,6 +8,7 @@ use crate::{
     Caller,
     metrics::{Metric, Observed},
     outbound::message::EVENT_BYTES_MAX,
+    trace::TraceParent,
 };
 
 /// An event on its way into the outbox.
@@ -67,6 +68,15 @@ pub struct Announcement {
     pub payload: Vec<u8>,
 }
 
+/// How a message ends a saga.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct EndedSaga {
+    pub(crate) saga_id: SagaId,
+    /// `completed`, `failed` or `compensated`.
+    pub(crate) outcome: &'static str,
+    pub(crate) reason: Option<&'static str>,
+}
+
 /// What a handler decides with, besides the unit of work, and where it emits events.
 ///
 /// Time and randomness come only from here, so that decisions stay pure.
@@ -86,7 +96,9 @@ pub struct Context<'a, C> {
     pub(crate) may_emit: &'a [&'static str],
     pub(crate) emitted: Vec<Emitted>,
     pub(crate) announced: Vec<Announcement>,
-    pub(crate) outcome: Option<(&'static str, Option<&'static str>)>,
+    pub(crate) ended: Vec<EndedSaga>,
+    pub(crate) span: TraceParent,
+    pub(crate) concerns: Vec<TraceParent>,
     pub(crate) observed: Vec<Observed>,
 }
 
@@ -104,7 +116,9 @@ impl<'a, C> Context<'a, C> {
             may_emit: &[],
             emitted: Vec::new(),
             announced: Vec::new(),
-            outcome: None,
+            ended: Vec::new(),
+            span: TraceParent::default(),
+            concerns: Vec::new(),
             observed: Vec::new(),
         }
     }
@@ -172,10 +186,34 @@ impl<'a, C> Context<'a, C> {
         });
     }
 
-    /// Records on the trace how this message ends its saga (`completed`, `failed`, …), and
-    /// why.
+    /// Records on the trace how this message ends its saga (`completed`, `failed` or
+    /// `compensated`, as in `jetstream/flows.toml`), and why.
     pub fn ends_saga(&mut self, outcome: &'static str, reason: Option<&'static str>) {
-        self.outcome = Some((outcome, reason));
+        self.ends_saga_of(self.saga_id, outcome, reason);
+    }
+
+    /// The same for another saga, in which this message emits.
+    pub fn ends_saga_of(
+        &mut self,
+        saga_id: SagaId,
+        outcome: &'static str,
+        reason: Option<&'static str>,
+    ) {
+        self.ended.push(EndedSaga { saga_id, outcome, reason });
+    }
+
+    /// The span of this message, to be kept with what it begins and passed to
+    /// [`Context::concerns`] by what happens to it later; `None` where it is not recorded.
+    pub fn traceparent(&self) -> Option<String> {
+        self.span.is_sampled().then(|| self.span.to_header())?
+    }
+
+    /// Notes that this message is about something that a span of another trace began. The two
+    /// traces are linked both ways.
+    pub fn concerns(&mut self, traceparent: Option<&str>) {
+        if let Some(traceparent) = traceparent {
+            self.concerns.push(TraceParent::from_header(Some(traceparent)));
+        }
     }
 
     /// Counts one more, once the batch is stored. The service declares the metric

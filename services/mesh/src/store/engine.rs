@@ -34,6 +34,9 @@ pub trait Engine: Any + Send + Sync {
     /// The store.
     fn store(&self) -> &dyn Store;
 
+    /// The system behind the store and what it is asked for a batch, as traces name them.
+    fn operation(&self) -> Operation;
+
     /// Runs one batch: when this returns, every outcome is in the store; on `Err`, none is. A
     /// message is taken in whole: those of its events that cannot be handled are parked in the
     /// same step.
@@ -239,6 +242,15 @@ pub enum Verdict {
         /// The operator who asked for the retry.
         by: Option<UserId>,
     },
+}
+
+/// What a store is asked for a batch, by the conventions of OpenTelemetry for databases.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation {
+    /// `db.system.name`.
+    pub system: &'static str,
+    /// `db.operation.name`.
+    pub name: &'static str,
 }
 
 /// How a batch is run.

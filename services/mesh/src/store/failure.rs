@@ -32,6 +32,19 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Its kind in one word.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Unusable(_) => "unusable",
+            Self::Emptied => "emptied",
+            Self::Uncertain(_) => "uncertain",
+            Self::Contended(_) => "contended",
+            Self::Duplicate(_) => "duplicate",
+            Self::Refused(_) => "refused",
+        }
+    }
+
     /// Whether the store is unavailable or unusable, so that retrying at once is of no use.
     pub fn is_lost(&self) -> bool {
         use Failure::{Emptied, Unavailable, Uncertain, Unusable};

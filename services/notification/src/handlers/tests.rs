@@ -102,6 +102,7 @@ fn waiting(kind: MessageKind) -> (UnitOfWork, Uuid) {
         receipt: None,
         last_error: None,
         end: None,
+        traceparent: None,
     };
     let mut unit = UnitOfWork::default();
     unit.waiting.load(id, row);

@@ -36,7 +36,7 @@ async fn a_fan_who_enters_everywhere_at_once_gets_one_place() {
 
 #[tokio::test]
 async fn an_operator_sees_who_waits_who_is_admitted_and_how_long_it_takes() {
-    let mut harness = Harness::open().await;
+    let harness = Harness::open().await;
     for number in 0..12 {
         harness.enter(fan(number), -1_000).await.unwrap();
     }

@@ -132,6 +132,7 @@ mesh::row! {
         refund: Option<String>,
         place_version: i64,
         cancel_reason: Option<String>,
+        traceparent: Option<String>,
     }
 }
 
@@ -154,6 +155,7 @@ impl ReservationRow {
             refund: self.refund.as_deref().map(refund_of).transpose()?,
             place_version: self.place_version.unsigned_abs(),
             cancel_reason: self.cancel_reason.as_deref().map(cancel_reason_of).transpose()?,
+            traceparent: self.traceparent,
         })
     }
 }

@@ -85,11 +85,11 @@ pub(super) async fn insert_reservations(
     sqlx::query(
         "insert into reservations (id, schedule_id, user_id, state, seats, amount,
              hold_version, created_at, expires_at, hard_cap_at, extended, payment_id, closing,
-             refund, place_version, cancel_reason)
+             refund, place_version, cancel_reason, traceparent)
          select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::jsonb[],
              $6::bigint[], $7::bigint[], $8::timestamptz[], $9::timestamptz[],
              $10::timestamptz[], $11::boolean[], $12::uuid[], $13::boolean[], $14::text[],
-             $15::bigint[], $16::text[])",
+             $15::bigint[], $16::text[], $17::text[])",
     )
     .bind(column(&new, |(id, _)| id.0))
     .bind(column(&new, |(_, new)| new.schedule_id.0))
@@ -107,6 +107,7 @@ pub(super) async fn insert_reservations(
     .bind(column(&new, |(_, new)| new.refund.map(refund_name)))
     .bind(column(&new, |(_, new)| new.place_version as i64))
     .bind(column(&new, |(_, new)| new.cancel_reason.map(cancel_reason_name)))
+    .bind(column(&new, |(_, new)| new.traceparent.as_deref()))
     .execute(tx)
     .await?;
     Ok(())

@@ -16,7 +16,7 @@ use crate::{
     },
     failpoint::Failpoints,
     parked::Parked,
-    store::engine::{Care, Engine, Failure, Mark, POSITIONS_MAX, Ran, Retried, Store},
+    store::engine::{Care, Engine, Failure, Mark, Operation, POSITIONS_MAX, Ran, Retried, Store},
     store::postgres::Postgres,
 };
 
@@ -54,6 +54,10 @@ impl<B: InMemory> Memory<B> {
 impl<B: InMemory> Engine for Memory<B> {
     fn store(&self) -> &dyn Store {
         self
+    }
+
+    fn operation(&self) -> Operation {
+        Operation { system: "memory", name: "TRANSACTION" }
     }
 
     async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {

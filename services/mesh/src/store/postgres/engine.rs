@@ -18,7 +18,7 @@ use crate::{
     },
     failpoint::Failpoints,
     parked::Parked,
-    store::engine::{Care, Engine, Failure, Ran, Retried, Store},
+    store::engine::{Care, Engine, Failure, Operation, Ran, Retried, Store},
 };
 
 /// A service's own database, as an engine for its unit of work.
@@ -119,6 +119,10 @@ impl Database {
 impl<B: UnitOfWork> Engine for Postgres<B> {
     fn store(&self) -> &dyn Store {
         &self.database
+    }
+
+    fn operation(&self) -> Operation {
+        Operation { system: "postgresql", name: "TRANSACTION" }
     }
 
     async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {

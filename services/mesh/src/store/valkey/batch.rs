@@ -1,6 +1,6 @@
 //! A batch as one call, and its answer. `batch.lua` runs it; its arguments are in `case`.
 
-use std::{sync::atomic::Ordering, time::SystemTime};
+use std::sync::atomic::Ordering;
 
 use events::{Problem, Timestamp, UserId, dead_letter::DeadLetterState};
 use redis::{Cmd, Value};
@@ -208,7 +208,6 @@ impl Keyspace {
     ) -> Result<Ran, Failure> {
         self.before_commit(batch.iter().flat_map(Work::names))?;
         let now = crate::clock::now();
-        let began = SystemTime::from(now.0);
         // Outcomes of commands that do not need the store; all other works become cases.
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(batch.len());
         let mut cases = Vec::with_capacity(batch.len());
@@ -222,7 +221,7 @@ impl Keyspace {
                         outcome = Some(none.outcome());
                         break;
                     }
-                    call => items.push(Item::of_entry(call, entry, began)),
+                    call => items.push(Item::of_entry(call, entry)),
                 }
             }
             match (delivery, items.pop()) {
@@ -261,7 +260,7 @@ impl Keyspace {
             Err(NoCall::Refused(problem)) => return Ok(Retried::Early(cause_of(*problem))),
             Err(never) => return Ok(Retried::Failed(never.to_string())),
         };
-        let item = Item::of_entry(Ok(call), entry, SystemTime::from(now.0));
+        let item = Item::of_entry(Ok(call), entry);
         let history = parked::happened(DeadLetterState::Resolved, by, None);
         let case = Case::retry(item, parked.number, history);
         let Called { ended, emitted, announced, .. } = self.call(Way::Retry, &[case], now).await?;
@@ -327,6 +326,7 @@ fn prepare<'a>(
         return Err(NoCall::NeverEnded(*delivered));
     }
     let handler = entry.handler.as_ref().map_err(NoCall::Unreadable)?;
+    let _here = entry.here().enter();
     let call = caught(|| handlers.call_of(handler, &entry.meta, now)).map_err(NoCall::Panicked)?;
     call.map_err(|problem| NoCall::Refused(Box::new(problem)))
 }

@@ -1,7 +1,5 @@
 //! What a call runs, as its arguments: messages with their events, and commands.
 
-use std::time::SystemTime;
-
 use events::{EventId, Problem, SagaId};
 use uuid::Uuid;
 
@@ -110,12 +108,8 @@ impl<'a> Item<'a> {
         Self { event_id: Some(event_id), ..Self::quiet(call) }
     }
 
-    pub(super) fn of_entry(
-        call: Result<FunctionCall, NoCall<'a>>,
-        entry: &'a Entry,
-        began: SystemTime,
-    ) -> Self {
-        let traceparent = entry.transaction(began).parent().to_header();
+    pub(super) fn of_entry(call: Result<FunctionCall, NoCall<'a>>, entry: &'a Entry) -> Self {
+        let traceparent = entry.span.parent().to_header();
         let (key_field, raw) = (entry.key_field, &entry.raw[..]);
         let item = Self::of(FunctionCall::new("nothing"), &entry.meta);
         Self { call, traceparent, key_field, raw, ..item }

@@ -18,7 +18,7 @@ use crate::{
     Caller,
     batch::work::{Answered, Entry, Handler, Meta, Outcome, Work},
     parked::Parked,
-    store::engine::{Care, Engine, Failure, Ran, Retried, Store},
+    store::engine::{Care, Engine, Failure, Operation, Ran, Retried, Store},
 };
 
 /// A service's own keys in a Valkey, as an engine for its Lua module. It dereferences to the keys.
@@ -109,6 +109,10 @@ impl<L: LuaModule> Valkey<L> {
 impl<L: LuaModule> Engine for Valkey<L> {
     fn store(&self) -> &dyn Store {
         &self.keyspace
+    }
+
+    fn operation(&self) -> Operation {
+        Operation { system: "redis", name: "FCALL" }
     }
 
     async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {

@@ -116,6 +116,7 @@ fn entry(call: FunctionCall, raw: &Bytes) -> Entry {
         raw: raw.clone(),
         key_field: "",
         span: Span::default(),
+        tracer: Default::default(),
     }
 }
 
