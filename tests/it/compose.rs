@@ -437,9 +437,8 @@ fn no_secret_is_written_down() {
 }
 
 fn is_secret(name: &str) -> bool {
-    ["PASSWORD", "SEED", "AUTH", "SECRET", "TOKEN", "APP_KEY"]
-        .iter()
-        .any(|word| name.contains(word))
+    ["PASSWORD", "SEED", "SECRET", "TOKEN", "APP_KEY"].iter().any(|word| name.contains(word))
+        || name.ends_with("AUTH")
 }
 
 #[test]
