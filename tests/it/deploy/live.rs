@@ -48,6 +48,16 @@ const IN_A_SALE: [(&str, f64); 9] = [
     ("max(onsale_outbox_unpublished)", 0.0),
 ];
 
+/// The panels that are empty as long as nothing goes wrong; `Alerts` are marks on all panels.
+const MAY_BE_EMPTY: [&str; 6] = [
+    "Alerts that fire",
+    "Alerts",
+    "Work that stands still",
+    "Payments that failed, by reason",
+    "Events parked and given up, a second",
+    "Commands refused, by code",
+];
+
 /// A mesh whose services are scraped.
 struct Watched {
     mesh: Mesh,
@@ -79,6 +89,7 @@ fn prometheus_answers_every_query_in_a_sale_and_sees_a_stalled_saga_and_a_dead_l
         let fan = watched.mesh.fan(1_000).await;
         watched.sells(&fan).await;
         watched.answers_every_query().await;
+        watched.draws_every_panel().await;
         watched.leads_to_traces().await;
         watched.fires_nothing().await;
 
@@ -175,6 +186,16 @@ impl Watched {
         assert_eq!(rules.len(), of_rules().len());
         for rule in rules {
             assert_eq!(rule["health"], "ok", "{}: {}", rule["name"], rule["lastError"]);
+        }
+    }
+
+    /// Every panel has something to draw, besides those that show what went wrong.
+    async fn draws_every_panel(&self) {
+        for query in of_dashboards() {
+            let may_be_empty = |title: &&str| query.place.ends_with(&format!(": \"{title}\""));
+            if !MAY_BE_EMPTY.iter().any(may_be_empty) {
+                self.prometheus.becomes(&filled_in(&query.expr), |_| true).await;
+            }
         }
     }
 
