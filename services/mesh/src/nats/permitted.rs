@@ -1,9 +1,9 @@
 //! What the broker permits a user, by trying it. This is for monitoring; a service does not need
 //! it.
 //!
-//! The broker refuses what a user may not do and says nothing about what it may, so the last
-//! attempt must be one that is refused: the broker works in order, and then all others are
-//! decided. Every attempt is harmless where it is permitted: a message for a stream names another
+//! The broker refuses what a user may not do and says nothing about what it may. So the last thing
+//! that it is sent is one that it always refuses: it works in order, and then everything before
+//! that is decided. Every attempt is harmless where it is permitted: a message for a stream names another
 //! stream as the expected one, so none stores it, and requests have no reply subject.
 
 #![expect(clippy::disallowed_methods, reason = "each call has a timeout")]
@@ -23,9 +23,13 @@ use crate::{
 };
 
 /// How long the connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How soon the broker refuses the last attempt.
-const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon the broker has decided.
+const DECIDED_WITHIN: Duration = Duration::from_secs(5);
+/// A subscription that the broker always refuses: as not permitted, or as no subject at all.
+const NO_SUBJECT: &str = "doctor.>.nothing";
+/// How it refuses the latter.
+const NO_SUBJECT_REFUSED: &str = "invalid subject";
 /// Refusals that are kept.
 const REFUSALS_MAX: usize = 1_024;
 /// A stream that does not exist, so that no stream stores an attempt.
@@ -52,7 +56,8 @@ impl std::fmt::Display for Attempt {
 }
 
 /// Tries each of `wanted`, then each of `unwanted`; returns those of `wanted` that were refused
-/// and those of `unwanted` that were not. `user` is the name of the connection.
+/// and those of `unwanted` that were not; `None` when the broker has not decided in time. `user` is
+/// the name of the connection.
 ///
 /// # Errors
 /// When there is no connection.
@@ -61,7 +66,7 @@ pub async fn misgranted(
     user: &str,
     wanted: &[Attempt],
     unwanted: &[Attempt],
-) -> Result<(Vec<Attempt>, Vec<Attempt>), ConnectError> {
+) -> Result<Option<(Vec<Attempt>, Vec<Attempt>)>, ConnectError> {
     let (sender, mut refusals) = mpsc::channel(REFUSALS_MAX);
     let options = ConnectOptions::new()
         .name(format!("onsale-{user}"))
@@ -88,21 +93,22 @@ pub async fn misgranted(
         }
     })?;
     let mut kept = Vec::new();
-    for attempt in wanted.iter().chain(unwanted) {
+    let last = Attempt::Subscribe(NO_SUBJECT.to_owned());
+    for attempt in wanted.iter().chain(unwanted).chain([&last]) {
         let tried = within(SEND_TIMEOUT, BROKER, exercise(&client, attempt)).await;
         match tried.map_err(BrokerError::from).and_then(|tried| tried) {
             Ok(subscriber) => kept.extend(subscriber),
             Err(_) => break,
         }
     }
-    let refused = collect(&mut refusals, unwanted).await;
+    let refused = collect(&mut refusals, &last).await;
     drop(kept);
     let _ = within(SEND_TIMEOUT, BROKER, client.drain()).await;
-    let is_refused = |attempt: &&Attempt| refused.contains(&refusal(attempt));
-    Ok((
-        wanted.iter().filter(is_refused).cloned().collect(),
-        unwanted.iter().filter(|attempt| !is_refused(attempt)).cloned().collect(),
-    ))
+    Ok(refused.map(|refused| {
+        let is_refused = |attempt: &&Attempt| refused.contains(&refusal(attempt));
+        let permitted = unwanted.iter().filter(|attempt| !is_refused(attempt));
+        (wanted.iter().filter(is_refused).cloned().collect(), permitted.cloned().collect())
+    }))
 }
 
 async fn exercise(
@@ -121,17 +127,24 @@ async fn exercise(
     }
 }
 
-/// Waits until everything in `unwanted` is refused, or some time has passed.
-async fn collect(refusals: &mut mpsc::Receiver<String>, unwanted: &[Attempt]) -> BTreeSet<String> {
-    let mut refused = BTreeSet::new();
+/// What is refused until `last` is; `None` when that takes too long.
+async fn collect(
+    refusals: &mut mpsc::Receiver<String>,
+    last: &Attempt,
+) -> Option<BTreeSet<String>> {
+    let last = refusal(last);
     let all = async {
-        while !unwanted.iter().all(|attempt| refused.contains(&refusal(attempt))) {
-            let Some(text) = refusals.recv().await else { return };
-            refused.extend(quoted(&text));
+        let mut refused = BTreeSet::new();
+        loop {
+            let text = refusals.recv().await?;
+            let what = quoted(&text);
+            if what.as_ref() == Some(&last) || text.contains(NO_SUBJECT_REFUSED) {
+                return Some(refused);
+            }
+            refused.extend(what);
         }
     };
-    let _ = within(REFUSED_WITHIN, BROKER, all).await;
-    refused
+    within(DECIDED_WITHIN, BROKER, all).await.ok().flatten()
 }
 
 /// How the broker names what it has refused: `publish to "onsale.x"`.
