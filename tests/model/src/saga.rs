@@ -66,7 +66,8 @@ impl Model for Saga {
     fn next_state(&self, sale: &Sale, step: Step) -> Option<Sale> {
         let next = self.perform(sale, &step)?;
         let (before, after) = (sale.work_left(), next.work_left());
-        assert!(after < before, "{step:?} leaves {after} of {before}: a path might never end");
+        let is_less = after < before || self.bug.is_some();
+        assert!(is_less, "{step:?} leaves {after} of {before}: a path might never end");
         Some(next)
     }
 

@@ -68,9 +68,9 @@ impl Scenario {
         Self {
             asks: vec![Hold(First), Hold(Second), Pay(First, 1), Pay(Second, 1)],
             balances: [PRICE, PRICE],
-            // Early; in the last minute; past the end, within an extension; past every cap; and
-            // the same again for the second hold.
-            times: vec![0, 70, 125, 200, 325, 390],
+            // Early; in the last minute of a hold from the beginning; past its end and within an
+            // extension; past its cap; in the last minute of a hold from 200; past every cap.
+            times: vec![0, 70, 125, 200, 265, 520],
             repeats: 1,
             outcomes: vec![COMPLETED, HOLD_GONE, EXTENDED, EXPIRED, BOTH_PAID],
         }
@@ -82,7 +82,7 @@ impl Scenario {
         Self {
             asks: vec![Hold(First), Pay(First, 1), Charge(First), Pay(First, 2), Cancel(First)],
             balances: [0, 0],
-            times: vec![0, 70, 125, 200],
+            times: vec![0, 70, 125, 320],
             repeats: 2,
             outcomes: vec![COMPLETED, HOLD_GONE, POOR, REFUNDED, CANCELLED, EXTENDED],
         }

@@ -76,6 +76,16 @@ pub struct Report {
     pub timeline: Vec<String>,
 }
 
+impl Report {
+    /// Whether it shows that this mistake was planted. Without an inbox events follow twice from
+    /// one cause; of a mistake that needs more than that, more must be seen.
+    pub fn finds(&self, mutation: Mutation) -> bool {
+        let is_sign =
+            |wrong: &String| mutation == Mutation::InboxOff || !wrong.starts_with(checks::TWICE);
+        self.wrong.iter().any(is_sign)
+    }
+}
+
 /// Simulates a sale.
 pub fn run(seed: u64, options: &Options) -> Report {
     World::new(seed, options).run()

@@ -143,10 +143,14 @@ fn mutations(args: &Args, options: &Options) -> ExitCode {
         let seeds = args.seed..args.seed.saturating_add(args.seeds);
         let found = seeds
             .map(|seed| (seed, sim::run(seed, &options)))
-            .find(|(_, report)| !report.wrong.is_empty());
+            .find(|(_, report)| report.finds(*mutation));
         match found {
             Some((seed, report)) => {
-                println!("{:<24} {seed:>5}  {}", name(mutation), report.wrong[0]);
+                println!(
+                    "{:<24} {seed:>5}  {}",
+                    name(mutation),
+                    report.wrong.last().map_or("", String::as_str)
+                );
             }
             None => {
                 println!("{:<24}     -", name(mutation));

@@ -92,6 +92,9 @@ impl Mutation {
 
     /// A sale with this mistake fails within so many seeds, counted from 1.
     pub fn found_within(self) -> u64 {
-        60
+        match self {
+            Self::SavepointForgotten | Self::OwnerFenceOff | Self::RegrowthUnnoticed => 200,
+            _ => 60,
+        }
     }
 }

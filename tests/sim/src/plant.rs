@@ -107,6 +107,22 @@ fn revive(stores: &Stores, incoming: &mut [Incoming]) {
     });
 }
 
+/// The holds that a timer finds due when it does not look at what has become of them.
+pub fn stale_due(mutation: Option<Mutation>, service: &str, stores: &Stores) -> Vec<Wish> {
+    if (mutation, service) != (Some(Mutation::TimerUnchecked), reservation::NAME) {
+        return Vec::new();
+    }
+    let now = mesh::clock::now();
+    let due = |tables: &mut reservation::sim::Tables| {
+        let rows = tables.reservations.values();
+        let is_due = |row: &&reservation::sim::Reservation| {
+            row.state == ReservationState::Confirmed && row.expires_at <= now
+        };
+        rows.filter(is_due).map(|row| Wish::Expire(row.id)).collect()
+    };
+    stores.reservation.change(due).unwrap_or_default()
+}
+
 /// A hold that the timer has found due is due, whatever has become of it.
 fn look_earlier(stores: &Stores, asked: &[EndpointSpec]) {
     let now: Timestamp = mesh::clock::now();

@@ -183,7 +183,8 @@ impl World<'_> {
             return;
         }
         node.next.timer = now.plus_millis(self.chance.random_range(200..1_000));
-        for wish in node.host.due(mesh::clock::now()) {
+        let stale = plant::stale_due(self.options.mutation, node.name, &self.stores);
+        for wish in node.host.due(mesh::clock::now()).into_iter().chain(stale) {
             let asking = mesh::memory::DecodedCommand {
                 caller: mesh::Caller::Mesh,
                 idempotency: None,
