@@ -59,7 +59,6 @@ async fn run() -> anyhow::Result<()> {
         json: false,
     };
     let report = chaos::make(&options, Arc::new(|line: &str| println!("{line}"))).await?;
-    report.write(&folder)?;
     report.print();
     let again = format!(
         "ONSALE_CHAOS_SEED={} ONSALE_CHAOS_FAULTS={faults} cargo test -p tests --test chaos",

@@ -15,10 +15,12 @@
 //! | `lag` | how far the listeners are behind |
 //! | `bench` | benchmarks |
 //! | `chaos` | a sale under faults |
+//! | `crash` | a process that ends at a given step |
 
 pub mod bench;
 pub mod box_office;
 pub mod chaos;
+pub(crate) mod crash;
 pub mod demo;
 pub mod dev;
 pub mod environment;
@@ -27,22 +29,8 @@ pub mod receipt;
 pub mod sale;
 pub mod topology;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
-use mesh::failpoint::crash;
-
-/// Where a process that `onsale chaos` runs has to end: a step and an arrival, like `committed:3`.
-pub(crate) const CRASH_VARIABLE: &str = "ONSALE_CRASH_AT";
-
-/// Ends this process where the environment wants it to, as if it was killed there.
-///
-/// # Errors
-/// When the variable names no step.
-pub(crate) fn arm_crash() -> Result<()> {
-    let Ok(at) = std::env::var(CRASH_VARIABLE) else { return Ok(()) };
-    crash::crash_at(at.parse().with_context(|| format!("{CRASH_VARIABLE}={at}"))?);
-    Ok(())
-}
 
 /// The commands that only development has.
 #[derive(Subcommand)]

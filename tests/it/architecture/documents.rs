@@ -179,8 +179,9 @@ fn variable(mut text: &str) -> String {
 fn read_by_code() -> BTreeSet<String> {
     let is_code = |path: &PathBuf| {
         let is_rust = path.extension().is_some_and(|ending| ending == "rs");
-        let is_ours = path.starts_with("services") || path.starts_with("servers/src");
-        is_rust && is_ours && !super::sources::is_test(path)
+        let is_ours =
+            ["services", "servers/src", "tests/chaos"].iter().any(|of| path.starts_with(of));
+        is_rust && is_ours && (path.starts_with("tests") || !super::sources::is_test(path))
     };
     let mut names = BTreeSet::new();
     for path in project::tree("").into_iter().filter(is_code) {

@@ -11,7 +11,7 @@ use crate::steps::Waiting;
 /// A planted mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// A debit confirms whoever has the seat by now.
+    /// A debit confirms the fan who has the seat by now.
     OwnerFenceOff,
     /// A late debit brings an expired hold back to life.
     LateDebitConfirms,

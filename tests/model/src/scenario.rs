@@ -29,7 +29,7 @@ impl Fan {
 pub enum Ask {
     /// Hold the seat.
     Hold(Fan),
-    /// Pay the hold; the number tells two payments of one hold apart.
+    /// Pay the hold; the number distinguishes two payments of one hold.
     Pay(Fan, u8),
     /// Give the hold or the ticket back.
     Cancel(Fan),

@@ -37,7 +37,7 @@ pub enum Mutation {
     TimersOff,
     /// The timer that ends holds goes by what it has seen earlier.
     TimerUnchecked,
-    /// A debit confirms whoever has the seat by now.
+    /// A debit confirms the fan who has the seat by now.
     OwnerFenceOff,
     /// A late debit brings an expired hold back to life.
     LateDebitConfirms,

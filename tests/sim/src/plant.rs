@@ -75,7 +75,7 @@ fn extended(stores: &Stores) -> BTreeSet<ReservationId> {
     stores.reservation.change(extended).unwrap_or_default()
 }
 
-/// A debit names whoever has the seat by now.
+/// A debit names the fan who has the seat by now.
 fn fence_off(stores: &Stores, incoming: &mut [Incoming]) {
     each_data(incoming, "point.debited", |data| {
         let id = id_in(data, "reservation_id").map(ReservationId);

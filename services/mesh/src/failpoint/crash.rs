@@ -55,7 +55,18 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&format!("{self:?}").to_lowercase())
+        f.write_str(match self {
+            Self::Taken => "taken",
+            Self::Claimed => "claimed",
+            Self::Decided => "decided",
+            Self::Closed => "closed",
+            Self::Committed => "committed",
+            Self::Settled => "settled",
+            Self::Swept => "swept",
+            Self::Sent => "sent",
+            Self::Stored => "stored",
+            Self::Marked => "marked",
+        })
     }
 }
 

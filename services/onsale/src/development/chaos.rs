@@ -1,6 +1,6 @@
 //! `onsale chaos`: a sale without end on real servers, one process per service, and faults.
 //!
-//! Clients remember what they were told. When the faults are over and everything is at rest,
+//! Clients remember what they were answers. When the faults are over and everything is at rest,
 //! that is compared with the databases, the streams and the auditor: nothing may be lost,
 //! nothing may have happened twice, and everything that was begun has ended.
 
@@ -87,7 +87,6 @@ pub async fn run(options: Chaos) -> Result<()> {
         }
     };
     let report = make(&options, Arc::new(say)).await?;
-    report.write(&options.report)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -100,7 +99,7 @@ pub async fn run(options: Chaos) -> Result<()> {
     }
 }
 
-/// Makes the faults and compares, without output of its own.
+/// Makes the faults and compares, and writes the report with its picture; prints nothing itself.
 ///
 /// # Errors
 /// When something cannot be started or read.
@@ -118,6 +117,10 @@ pub async fn make(options: &Chaos, say: Arc<dyn Fn(&str) + Send + Sync>) -> Resu
     keeper.abort();
     processes.stop().await;
     env.stop().await;
+    if let Ok(report) = &made {
+        report.write(&options.report)?;
+        plot::draw(report, &options.report.join("report.svg"))?;
+    }
     made
 }
 
@@ -160,9 +163,9 @@ async fn strike(
     load.finish().await;
     let redeliveries = processes.repeats().await;
     let (databases, drained) = rest(&history, env).await?;
-    say("comparing what clients were told with databases, streams and the auditor");
-    let told = std::mem::take(&mut *history.told());
-    let verdict = Verdict::of(&told, &env.config, &databases).await?;
+    say("comparing what clients were answered with databases, streams and the auditor");
+    let answers = std::mem::take(&mut *history.answers());
+    let verdict = Verdict::of(&answers, &env.config, &databases).await?;
     let mut report = ChaosReport {
         seed,
         secs: report::secs(lasted),
@@ -178,7 +181,7 @@ async fn strike(
         verdict,
         ends_per_second: Vec::new(),
     };
-    report.tell(&told, history.began());
+    report.add(&answers, history.began());
     Ok(report)
 }
 
@@ -259,7 +262,7 @@ async fn wait_for_a_sale(history: &History, since: Instant) -> Result<Duration> 
 async fn rest(history: &History, env: &Environment) -> Result<(Databases, Duration)> {
     let began = Instant::now();
     let databases = Databases::open(&env.config).await?;
-    let schedules: Vec<Uuid> = history.told().schedules.iter().map(|one| one.0).collect();
+    let schedules: Vec<Uuid> = history.answers().schedules.iter().map(|one| one.0).collect();
     let mut drained = None;
     while began.elapsed() < REST_WITHIN && drained.is_none() {
         let receipt = Receipt::of(&databases, &schedules).await;

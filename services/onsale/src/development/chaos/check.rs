@@ -1,4 +1,4 @@
-//! Whether what clients were told is what the services know, once everything is at rest.
+//! Whether what clients were answered is what the services know, once everything is at rest.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::history::Told;
+use super::history::Answers;
 use crate::{
     config::Config,
     databases::Databases,
@@ -34,13 +34,17 @@ impl Verdict {
     ///
     /// # Errors
     /// When a database or stream cannot be read.
-    pub(super) async fn of(told: &Told, config: &Config, databases: &Databases) -> Result<Self> {
-        let schedules: Vec<Uuid> = told.schedules.iter().map(|schedule| schedule.0).collect();
+    pub(super) async fn of(
+        answers: &Answers,
+        config: &Config,
+        databases: &Databases,
+    ) -> Result<Self> {
+        let schedules: Vec<Uuid> = answers.schedules.iter().map(|schedule| schedule.0).collect();
         let receipt = Receipt::of(databases, &schedules).await?;
         let mut verdict = Self { wrong: receipt.broken(), receipt, ..Self::default() };
-        verdict.payments(told, databases).await.context("comparing payments")?;
-        verdict.holds(told, databases).await.context("comparing holds")?;
-        verdict.points(told, databases).await.context("comparing points")?;
+        verdict.payments(answers, databases).await.context("comparing payments")?;
+        verdict.holds(answers, databases).await.context("comparing holds")?;
+        verdict.points(answers, databases).await.context("comparing points")?;
         let report = verify::run_over(config).await.context("the auditor")?;
         verdict.events = report.events as u64;
         verdict.wrong.extend(of_auditor(&report));
@@ -48,11 +52,11 @@ impl Verdict {
     }
 
     /// A payment that was answered with its end has that end, and each has one.
-    async fn payments(&mut self, told: &Told, databases: &Databases) -> Result<()> {
-        let ids: Vec<Uuid> = told.payments.keys().copied().collect();
+    async fn payments(&mut self, answers: &Answers, databases: &Databases) -> Result<()> {
+        let ids: Vec<Uuid> = answers.payments.keys().copied().collect();
         let states = states(&databases.payment, "payments", &ids).await?;
-        let returned: Vec<Uuid> = told.returned.iter().map(|id| id.0).collect();
-        for (id, payment) in &told.payments {
+        let returned: Vec<Uuid> = answers.returned.iter().map(|id| id.0).collect();
+        for (id, payment) in &answers.payments {
             let was_returned = returned.contains(&payment.reservation_id.0);
             let state = states.get(id).map_or("none", String::as_str);
             let is_right = match (payment.state, was_returned) {
@@ -70,19 +74,19 @@ impl Verdict {
                 self.wrong.push(format!("payment {id} was answered {answered:?} and is {state}"));
             }
         }
-        self.compared.insert("payments", told.payments.len());
+        self.compared.insert("payments", answers.payments.len());
         Ok(())
     }
 
     /// A hold that was answered exists, with its seats; one that was given back is over.
-    async fn holds(&mut self, told: &Told, databases: &Databases) -> Result<()> {
-        let ids: Vec<Uuid> = told.holds.keys().map(|id| id.0).collect();
+    async fn holds(&mut self, answers: &Answers, databases: &Databases) -> Result<()> {
+        let ids: Vec<Uuid> = answers.holds.keys().map(|id| id.0).collect();
         let states = states(&databases.reservation, "reservations", &ids).await?;
-        for (id, hold) in &told.holds {
+        for (id, hold) in &answers.holds {
             let state = states.get(&id.0).map_or("none", String::as_str);
-            let paid = told.payments.values().find(|one| one.reservation_id == *id);
+            let paid = answers.payments.values().find(|one| one.reservation_id == *id);
             let is_sold = paid.is_some_and(|one| one.state == PaymentState::Completed);
-            let was_returned = told.returned.contains(id);
+            let was_returned = answers.returned.contains(id);
             let is_right = match (is_sold, was_returned) {
                 (_, true) => state == "CANCELLED",
                 (true, false) => state == "CONFIRMED",
@@ -95,14 +99,14 @@ impl Verdict {
                 ));
             }
         }
-        self.compared.insert("holds", told.holds.len());
-        self.compared.insert("returns", told.returned.len());
+        self.compared.insert("holds", answers.holds.len());
+        self.compared.insert("returns", answers.returned.len());
         Ok(())
     }
 
     /// A wallet has what was charged, less what is paid.
-    async fn points(&mut self, told: &Told, databases: &Databases) -> Result<()> {
-        let fans: Vec<Uuid> = told.charged.keys().map(|fan| fan.0).collect();
+    async fn points(&mut self, answers: &Answers, databases: &Databases) -> Result<()> {
+        let fans: Vec<Uuid> = answers.charged.keys().map(|fan| fan.0).collect();
         let charges: Vec<(Uuid, i64, i64)> = sqlx::query_as(
             "select user_id, count(*), sum(amount)::bigint from entries
              where user_id = any($1) and kind = 'charge' group by user_id",
@@ -126,13 +130,13 @@ impl Verdict {
             charges.into_iter().map(|(fan, count, sum)| (fan, (count, sum))).collect();
         let balances: HashMap<Uuid, i64> = balances.into_iter().collect();
         let spent: HashMap<Uuid, i64> = spent.into_iter().collect();
-        for (fan, points) in &told.charged {
+        for (fan, points) in &answers.charged {
             let (count, sum) = charges.get(&fan.0).copied().unwrap_or_default();
-            let answered = told.charges.get(fan).copied().unwrap_or_default() as i64;
-            let unknown = told.unknown.get(fan).copied().unwrap_or_default() as i64;
+            let answered = answers.charges.get(fan).copied().unwrap_or_default() as i64;
+            let unknown = answers.unknown.get(fan).copied().unwrap_or_default() as i64;
             if count < answered || count > answered + unknown || (unknown == 0 && sum != *points) {
                 self.wrong.push(format!(
-                    "fan {fan} was told of {answered} charges, {points} points; the ledger has {count}, {sum}"
+                    "fan {fan} was answered {answered} charges, {points} points; the ledger has {count}, {sum}"
                 ));
             }
             let balance = balances.get(&fan.0).copied().unwrap_or_default();
@@ -141,7 +145,7 @@ impl Verdict {
                 self.wrong.push(format!("fan {fan} has {balance} points and should have {left}"));
             }
         }
-        self.compared.insert("wallets", told.charged.len());
+        self.compared.insert("wallets", answers.charged.len());
         Ok(())
     }
 }

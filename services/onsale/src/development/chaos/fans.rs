@@ -106,7 +106,7 @@ impl Load {
         let concert = concert.concert_id;
         let first =
             box_office::open(&gateways[0], &organizer.access_token, &opening(concert)).await?;
-        history.told().schedules.push(first.schedule_id);
+        history.answers().schedules.push(first.schedule_id);
         let stage = Arc::new(Stage {
             gateways,
             history,
@@ -272,7 +272,7 @@ impl Stage {
                 return Ok(*on_sale);
             }
             let opened: events::concert::Schedule = opened.json().context("opening a schedule")?;
-            self.history.told().schedules.push(opened.schedule_id);
+            self.history.answers().schedules.push(opened.schedule_id);
             *on_sale = opened.schedule_id;
             self.tried.store(0, Relaxed);
         }

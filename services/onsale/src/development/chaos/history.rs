@@ -1,4 +1,4 @@
-//! What clients were told, and when: what the databases must agree with afterwards.
+//! What clients were answered, and when: what the databases must agree with afterwards.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,13 +13,13 @@ use events::{
 };
 use uuid::Uuid;
 
-/// Everything that clients were told; clones share it.
+/// Everything that clients were answered; clones share it.
 #[derive(Clone)]
-pub(super) struct History(Arc<Mutex<Told>>, Instant);
+pub(super) struct History(Arc<Mutex<Answers>>, Instant);
 
 /// The answers of a run.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct Answers {
     /// Points that were charged, by fan: the sum of all answers.
     pub(super) charged: HashMap<UserId, i64>,
     /// Charges that were answered, by fan.
@@ -60,7 +60,7 @@ pub(super) struct Failure {
 }
 
 impl History {
-    /// Nothing was told yet.
+    /// Nothing was answered yet.
     pub(super) fn new() -> Self {
         Self(Arc::default(), Instant::now())
     }
@@ -71,61 +71,62 @@ impl History {
     }
 
     /// Everything so far.
-    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+    pub(super) fn answers(&self) -> MutexGuard<'_, Answers> {
         // No holder of the lock can panic halfway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Points were charged.
     pub(super) fn charged(&self, fan: UserId, points: i64) {
-        let mut told = self.told();
-        *told.charged.entry(fan).or_default() += points;
-        *told.charges.entry(fan).or_default() += 1;
+        let mut answers = self.answers();
+        *answers.charged.entry(fan).or_default() += points;
+        *answers.charges.entry(fan).or_default() += 1;
     }
 
     /// A hold was made.
     pub(super) fn held(&self, hold: &Reservation) {
-        self.told().holds.insert(hold.reservation_id, hold.clone());
+        self.answers().holds.insert(hold.reservation_id, hold.clone());
     }
 
     /// A payment was answered.
     pub(super) fn paid(&self, payment: &Payment, asked_at: Instant) {
-        let mut told = self.told();
+        let mut answers = self.answers();
         if payment.state != PaymentState::Requested {
-            told.ends.push(End { asked_at, ended_at: Instant::now() });
+            answers.ends.push(End { asked_at, ended_at: Instant::now() });
         }
-        told.payments.insert(payment.payment_id.0, payment.clone());
+        answers.payments.insert(payment.payment_id.0, payment.clone());
     }
 
     /// The cancellation of a hold or ticket was accepted.
     pub(super) fn returned(&self, reservation: ReservationId) {
-        self.told().returned.push(reservation);
+        self.answers().returned.push(reservation);
     }
 
     /// A fan gave up on a command.
     pub(super) fn gave_up(&self, fan: UserId) {
-        *self.told().unknown.entry(fan).or_default() += 1;
+        *self.answers().unknown.entry(fan).or_default() += 1;
     }
 
     /// A request failed and is sent again.
     pub(super) fn failed(&self, why: String) {
-        self.told().failures.push(Failure { at: Instant::now(), why });
+        self.answers().failures.push(Failure { at: Instant::now(), why });
     }
 
     /// Nobody should get this answer.
     pub(super) fn strange(&self, what: String) {
-        *self.told().strange.entry(what).or_default() += 1;
+        *self.answers().strange.entry(what).or_default() += 1;
     }
 
     /// Whether a payment that was requested after `since` has ended.
     pub(super) fn sells_since(&self, since: Instant) -> bool {
-        self.told().ends.iter().rev().take(200).any(|end| end.asked_at >= since)
+        self.answers().ends.iter().rev().take(200).any(|end| end.asked_at >= since)
     }
 
     /// Requests that failed from one moment to another.
     pub(super) fn failures_between(&self, from: Instant, to: Instant) -> usize {
-        let told = self.told();
-        told.failures
+        let answers = self.answers();
+        answers
+            .failures
             .iter()
             .rev()
             .take_while(|one| one.at >= from)
@@ -134,7 +135,7 @@ impl History {
     }
 }
 
-impl Told {
+impl Answers {
     /// The longest time without the end of a payment.
     pub(super) fn longest_silence(&self) -> Duration {
         let mut ends: Vec<Instant> = self.ends.iter().map(|end| end.ended_at).collect();

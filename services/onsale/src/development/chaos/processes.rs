@@ -20,7 +20,7 @@ use super::proxy::{Proxy, Wire};
 use crate::{
     config::Config,
     development::{
-        CRASH_VARIABLE,
+        crash,
         environment::{Environment, ask_to_stop},
     },
     http::Http,
@@ -220,7 +220,7 @@ impl Process {
     /// there.
     pub(super) async fn restart_until(&mut self, at: CrashAt) -> Result<()> {
         let mut env = self.env.clone();
-        env.push((CRASH_VARIABLE.to_owned(), at.to_string()));
+        env.push((crash::VARIABLE.to_owned(), at.to_string()));
         self.child = spawn(self.service, &env, &self.log)?;
         match tokio::time::timeout(CRASHED_WITHIN, self.child.wait()).await {
             Ok(ended) => ended.map(drop).context("waiting for a crash"),

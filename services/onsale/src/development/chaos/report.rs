@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
-use super::{check::Verdict, fault::Kind, history::Told, plot};
+use super::{check::Verdict, fault::Kind, history::Answers};
 
 /// One fault, or two at once.
 #[derive(Debug, Clone, Serialize)]
@@ -68,16 +68,16 @@ pub struct ChaosReport {
 }
 
 impl ChaosReport {
-    /// Takes over what clients were told.
-    pub(super) fn tell(&mut self, told: &Told, began: Instant) {
-        self.payments_ended = told.ends.len();
-        for failure in &told.failures {
+    /// Takes over what clients were answered.
+    pub(super) fn add(&mut self, answers: &Answers, began: Instant) {
+        self.payments_ended = answers.ends.len();
+        for failure in &answers.failures {
             *self.failures.entry(failure.why.clone()).or_default() += 1;
         }
-        self.longest_silence_secs = told.longest_silence().as_secs_f64();
-        self.longest_wait_secs = told.longest_wait().as_secs_f64();
-        self.strange = told.strange.clone();
-        for end in &told.ends {
+        self.longest_silence_secs = answers.longest_silence().as_secs_f64();
+        self.longest_wait_secs = answers.longest_wait().as_secs_f64();
+        self.strange = answers.strange.clone();
+        for end in &answers.ends {
             let second = end.ended_at.saturating_duration_since(began).as_secs() as usize;
             if self.ends_per_second.len() <= second {
                 self.ends_per_second.resize(second + 1, 0);
@@ -99,7 +99,7 @@ impl ChaosReport {
         wrong
     }
 
-    /// Writes the report and its picture into a folder.
+    /// Writes the report into a folder.
     ///
     /// # Errors
     /// When it cannot be written to.
@@ -107,7 +107,7 @@ impl ChaosReport {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let json = serde_json::to_vec_pretty(self)?;
         fs::File::create(folder.join("report.json"))?.write_all(&json)?;
-        plot::draw(self, &folder.join("report.svg"))
+        Ok(())
     }
 
     /// Prints the tables.
@@ -184,7 +184,7 @@ impl ChaosReport {
         for (what, count) in &self.verdict.compared {
             row(
                 &mut table,
-                &format!("{what} compared with what clients were told"),
+                &format!("{what} compared with what clients were answered"),
                 &[count.to_string()],
             );
         }
