@@ -291,7 +291,7 @@ fn every_caller_may_do_over_nats_what_the_table_says_and_nothing_else() {
 
 /// Every endpoint with the row of its operation; dead letters are for operators.
 fn endpoints(rows: &BTreeMap<&str, May>) -> BTreeMap<String, May> {
-    let answered = ANSWERED_BY.iter().filter_map(|(id, endpoint)| Some((*endpoint, rows[*id])));
+    let answered = ANSWERED_BY.iter().map(|(id, endpoint)| (*endpoint, rows[*id]));
     let mut endpoints: BTreeMap<String, May> =
         answered.filter_map(|(endpoint, may)| Some((endpoint?.to_owned(), may))).collect();
     use events::dead_letter::{DEAD_LETTERS, DISCARD, REDRIVE};

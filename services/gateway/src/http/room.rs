@@ -31,11 +31,14 @@ const CLOSED_OF: usize = 64;
 /// How long the closed ones may take to go, until further ones are closed.
 const GO_WITHIN: Duration = Duration::from_millis(100);
 
+/// The connections by their numbers, each with what says that its place is wanted.
+type Places = HashMap<u64, (Arc<Progress>, Arc<Notify>)>;
+
 /// Room for connections.
 pub(crate) struct Room {
     max: usize,
     permits: Arc<Semaphore>,
-    places: Mutex<HashMap<u64, (Arc<Progress>, Arc<Notify>)>>,
+    places: Mutex<Places>,
     next: AtomicU64,
 }
 
@@ -105,7 +108,7 @@ impl Room {
         }
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<u64, (Arc<Progress>, Arc<Notify>)>> {
+    fn places(&self) -> MutexGuard<'_, Places> {
         // A panic while the lock was held leaves whole entries.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
