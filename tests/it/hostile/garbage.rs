@@ -215,11 +215,11 @@ fn a_message_as_large_as_the_broker_takes_is_kept_or_skipped_by_every_consumer()
     });
 }
 
-/// A request to an endpoint: what is wrong with it, its headers and its body.
-type Request = (&'static str, Vec<(&'static str, String)>, Bytes);
+/// What is sent to an endpoint: in words, its headers, its body.
+type Sent = (&'static str, Vec<(&'static str, String)>, Bytes);
 
-/// Headers and a body that no client of ours sends to an endpoint.
-fn requests(random: &mut StdRng) -> Vec<Request> {
+/// What no client of ours sends to an endpoint.
+fn requests(random: &mut StdRng) -> Vec<Sent> {
     let bytes: Vec<u8> = (0..512).map(|_| random.random()).collect();
     let object = [b"{\"a\":".repeat(LEVELS), b"1".to_vec(), b"}".repeat(LEVELS)].concat();
     let bundle = |count: &str| vec![("onsale-bundle", count.to_owned())];

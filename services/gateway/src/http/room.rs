@@ -31,7 +31,7 @@ const CLOSED_OF: usize = 64;
 /// How long the closed ones may take to go, until further ones are closed.
 const GO_WITHIN: Duration = Duration::from_millis(100);
 
-/// By connection: how far it is, and what closes it.
+/// The connections by their numbers, each with what says that its place is wanted.
 type Places = HashMap<u64, (Arc<Progress>, Arc<Notify>)>;
 
 /// Room for connections.
