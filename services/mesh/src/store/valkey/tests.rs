@@ -184,7 +184,7 @@ impl Harness {
         let entries: Vec<_> = raw.iter().map(|raw| entry(call("nothing"), raw)).collect();
         let items = entries.iter().zip(events).map(|(entry, (_, call))| {
             let call = call.clone().map_err(NoCall::NeverEnded);
-            Item::of_entry(call, entry, crate::clock::now().0.into())
+            Item::of_entry(call, entry)
         });
         let origin = Origin { subject: "onsale.x.y.v1.-", stream: "X", sequence: 7 };
         let case = Case::message(id, origin, items.collect());
@@ -381,8 +381,7 @@ async fn an_event_without_an_order_key_never_waits_behind_another() {
     let entries = [entry(call("nothing"), &raw), entry(call("nothing"), &raw)];
     let calls = [Err(NoCall::NeverEnded(20)), Ok(put("second"))];
     let items = entries.iter().zip(calls);
-    let items =
-        items.map(|(entry, call)| Item::of_entry(call, entry, crate::clock::now().0.into()));
+    let items = items.map(|(entry, call)| Item::of_entry(call, entry));
     let origin = Origin { subject: "s", stream: "X", sequence: 7 };
     let case = Case::message(Uuid::now_v7(), origin, items.collect());
     let called = harness.valkey.call(Way::Live, &[case], clock::now()).await.unwrap();
