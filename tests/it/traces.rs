@@ -283,7 +283,7 @@ fn every_outcome_of_a_payment_is_one_tree_from_the_request_to_the_last_service()
             let found = found_by(&trees, "onsale.saga.outcome", outcome);
             let mut of_payment = found.iter().filter(|tree| {
                 tree.all().any(|span| {
-                    span.name == "command payment.pay" && is_of(payment, &[span.clone()])
+                    span.name == "command payment.pay" && is_of(payment, std::slice::from_ref(span))
                 })
             });
             check_request(of_payment.next().expect("it is found").root(), outcome);
