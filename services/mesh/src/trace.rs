@@ -141,7 +141,12 @@ impl Tracer {
         let nothing = TraceParent::default();
         let batch = self.start(SpanKind::Client, &nothing, &links, || "transaction".into());
         let place = batch.parent();
-        spans.iter_mut().for_each(|span| span.link(&place));
+        for span in spans {
+            // What an earlier batch has noted was rolled back; the link to this one stays.
+            span.rewind();
+            span.link(&place);
+            span.keep();
+        }
         batch
     }
 

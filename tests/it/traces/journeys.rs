@@ -12,6 +12,8 @@ use harness::{
 };
 use mesh::trace::Protocol;
 use onsale::registry::SERVICES;
+use serde_json::json;
+use uuid::Uuid;
 
 use super::{found_by, traced, trees};
 
@@ -68,13 +70,16 @@ fn every_journey_is_one_tree_for_each_trace() {
 }
 
 async fn charges(mesh: &Mesh) -> Journey {
-    let entry = mesh.fan(0).await.charge(100).await;
+    let (fan, request_id) = (mesh.fan(0).await, Uuid::now_v7().to_string());
+    let charge = mesh.http.post("/v1/points/charges").token(fan.token());
+    let charge = charge.json(&json!({ "amount": 100 })).header("x-request-id", &request_id);
+    assert_eq!(charge.send().await.expect("sent").status, 201);
     let path = [
         "gateway: POST /v1/points/charges",
         "point: command point.charge",
         "point: publish point.charged",
     ];
-    Journey::new(entry.entry_id, &path)
+    Journey::by("onsale.request_id", request_id, &path)
 }
 
 async fn enters_and_reserves(mesh: &Mesh) -> Vec<Journey> {

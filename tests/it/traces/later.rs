@@ -65,8 +65,9 @@ fn the_retry_of_a_dead_letter_is_a_trace_of_its_own_and_its_log_lines_name_the_s
         assert_eq!(retry.attributes["error.type"], "dead_letter");
         lines.wait_for("a dead letter has failed again", &retry.trace_id, &saga_id).await;
         // The first attempt belongs to the trace of the request, and failed there.
-        let has_first =
-            |spans: &Vec<Span>| spans.iter().find(|span| span.service == "point").cloned();
+        let has_first = |spans: &Vec<Span>| {
+            spans.iter().find(|span| span.name == "process payment.requested").cloned()
+        };
         let first = sink.wait_for(SOON, |traces| traces.get(&trace_id).and_then(has_first)).await;
         assert_eq!(first.parent_id, emitter.span_id());
         assert_eq!(first.attributes["error.type"], "dead_letter");

@@ -50,15 +50,18 @@ impl Parkings {
 
     /// Parks an event that cannot be read, or that must wait behind another with the same order
     /// key; whether it did.
-    pub(super) fn is_parked_unrun(&mut self, work: &Work, at: usize) -> bool {
-        let entry = &work.entries[at];
+    pub(super) fn is_parked_unrun(&mut self, work: &mut Work, at: usize) -> bool {
+        let entry = &mut work.entries[at];
         if let Err(cause) = &entry.handler {
-            self.park(work, at, ParkedState::Dead, cause.to_string());
+            let cause = cause.to_string();
+            entry.span.fail("dead_letter", || cause.clone());
+            self.park(work, at, ParkedState::Dead, cause);
             return true;
         }
         if self.held.is_empty() || !self.held.contains(&entry.key()) {
             return false;
         }
+        entry.span.note("onsale.parked", || "behind");
         let cause = "it waits for what is before it".to_owned();
         self.park(work, at, ParkedState::Behind, cause);
         true

@@ -418,6 +418,7 @@ impl Worker {
     async fn retry_soon(&self, mut work: Work, problem: Problem) {
         let entry = &mut work.entries[0];
         entry.span.note("onsale.waited_for", || problem.detail.clone());
+        entry.span.keep();
         if entry.meta.received.elapsed() > EARLY_TIMEOUT {
             return self.answer(work, Answered::refused(&problem)).await;
         }

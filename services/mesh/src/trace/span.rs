@@ -211,6 +211,13 @@ impl Span {
         }
     }
 
+    /// Keeps what was noted so far, whatever is decided again.
+    pub(crate) fn keep(&mut self) {
+        if let Self::On(open) = self {
+            open.kept = None;
+        }
+    }
+
     /// Ends the span without recording it: what it stands for was rolled back.
     pub(crate) fn discard(mut self) {
         if let Self::On(open) = &mut self {
