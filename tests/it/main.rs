@@ -15,6 +15,7 @@ mod forgetful;
 mod forgotten;
 mod handlers;
 mod health;
+mod jaeger;
 mod journeys;
 mod messages;
 mod micro;

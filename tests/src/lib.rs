@@ -9,6 +9,7 @@
 //! | `project` | the project's own files, read as data |
 //! | `sse` | a reader of server-sent events |
 //! | `stored` | a digest of everything that the services have stored |
+//! | `tools` | the real `nats` command and Jaeger, when they are built |
 //! | `wiring` | what every service declares about itself |
 
 pub mod data_platform;
@@ -18,4 +19,5 @@ pub mod otlp;
 pub mod project;
 pub mod sse;
 pub mod stored;
+pub mod tools;
 pub mod wiring;
