@@ -19,6 +19,7 @@ mod jaeger;
 mod journeys;
 mod messages;
 mod micro;
+mod nats_tool;
 mod outbox;
 mod permissions;
 mod repeats;
