@@ -92,6 +92,11 @@ impl Servers {
         postgres::url(self.postgres.port(), &name, password, &name)
     }
 
+    /// The URL of the broker's monitoring: `/healthz`, `/varz`, `/connz`.
+    pub fn nats_monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.nats_monitor)
+    }
+
     /// The seed of an identity's NATS user, or of the [`ISSUER`].
     ///
     /// # Panics

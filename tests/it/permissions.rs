@@ -144,9 +144,15 @@ fn rights_to_inboxes() -> Vec<Right> {
         |identity: &&&str| **identity != "callout" && !identity.ends_with("-answers");
     for identity in IDENTITIES.iter().filter(takes_answers) {
         rights.push(Right::subscribe(format!("_INBOX_{identity}.>"), &[identity]));
-        // No service answers the provisioner: it sends requests to JetStream only.
-        let who = if *identity == PROVISIONER { &[] } else { &*answering };
-        rights.push(Right::publish(format!("_INBOX_{identity}.x"), who));
+        let mut who = answering.clone();
+        match *identity {
+            // No service answers the provisioner: it sends requests to JetStream only.
+            PROVISIONER => who.clear(),
+            // The `nats` command has the broker send what it traced there, and pings itself.
+            "operator" => who.push("operator"),
+            _ => {}
+        }
+        rights.push(Right::publish(format!("_INBOX_{identity}.x"), &who));
     }
     rights
 }

@@ -12,6 +12,7 @@
 //! | `pushed` | a collector of metrics |
 //! | `sse` | a reader of server-sent events |
 //! | `stored` | a digest of everything that the services have stored |
+//! | `tools` | the real `nats` command and Jaeger, when they are built |
 //! | `wiring` | what every service declares about itself |
 
 pub mod data_platform;
@@ -24,4 +25,5 @@ pub mod prometheus;
 pub mod pushed;
 pub mod sse;
 pub mod stored;
+pub mod tools;
 pub mod wiring;
