@@ -7,13 +7,14 @@ use harness::{
     mesh::{Mesh, SOON, eventually, run},
     tools,
 };
+use mesh::trace::{Collector, Protocol};
 use onsale::{fleet::ServiceConfigs, http::Http, registry::SERVICES};
 use serde_json::{Value, json};
 use servers::{Program, Server};
 use tempfile::TempDir;
 
 /// The attribute that an operator searches by.
-const OUTCOME: &str = "onsale.outcome";
+const OUTCOME: &str = "onsale.saga.outcome";
 /// The services whose spans may carry it.
 const MARKED: [&str; 2] = ["payment", "gateway"];
 /// Jaeger's limit, in traces. More would only take memory.
@@ -171,8 +172,8 @@ impl Trace {
 fn jaeger_finds_a_failed_payment_by_its_outcome_and_shows_it_as_one_picture() {
     run(async {
         let Some(jaeger) = Jaeger::start() else { return };
-        let traced =
-            |configs: &mut ServiceConfigs| configs.otlp_endpoint = Some(jaeger.otlp.clone());
+        let collector = Collector::at(jaeger.otlp.clone(), Protocol::Http);
+        let traced = |configs: &mut ServiceConfigs| configs.collector = Some(collector);
         let mesh = Mesh::with_configs(&SERVICES, traced).await;
         let schedule = mesh.open(2, |_| {}).await.schedule_id;
         let (rich, poor) = (mesh.fan(100).await, mesh.fan(99).await);
