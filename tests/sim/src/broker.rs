@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use events::Timestamp;
 use mesh::{
-    memory::{Incoming, OwnConsumer, Shelf},
+    memory::{Incoming, OwnConsumer, Shelf, Standing},
     message::Message,
 };
 use uuid::Uuid;
@@ -230,7 +230,8 @@ impl Broker {
             let event = subject.and_then(events::event_of_subject);
             event.is_some_and(|event| filter.contains(event))
         };
-        Some(look(&OwnConsumer { stream, floor, is_wanted: &is_wanted }))
+        let standing = Standing { floor, delivered: consumer.delivered };
+        Some(look(&OwnConsumer { stream, standing, is_wanted: &is_wanted }))
     }
 
     /// Sets a service's consumer of a stream to go on from a sequence.

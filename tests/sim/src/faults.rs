@@ -60,6 +60,11 @@ impl Fault {
         Self::ClockJump,
     ];
 
+    /// All faults but the one that NATS does not show, and of which not every case is mended.
+    pub fn usual() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|fault| *fault != Self::Regrow).collect()
+    }
+
     /// How often in a thousand it strikes where it can; 0 for one that comes at times of its own.
     fn rate(self) -> u32 {
         match self {

@@ -6,7 +6,7 @@ use events::{EventId, Timestamp, UserId};
 use mesh::{
     Service,
     engine::Mark,
-    memory::{Database, DecodedCommand, InMemory, Incoming, Process, Taken},
+    memory::{Database, DecodedCommand, InMemory, Incoming, Process, Taken, When},
     message::Message,
     parked::Parked,
     postgres::Postgres,
@@ -70,7 +70,7 @@ pub trait Host {
     fn verify(&self, broker: &Broker) -> bool;
     /// Compares a stream with what was taken in from it, and sets the consumer back when it is
     /// another stream; whether that came to an end.
-    fn agree(&self, broker: &mut Broker, stream: &'static str, is_first: bool) -> bool;
+    fn agree(&self, broker: &mut Broker, stream: &'static str, when: When) -> bool;
     /// Records the highest message that was taken in.
     fn note_reached(&self, stream: &str, mark: Mark);
     /// Events that are parked.
@@ -152,9 +152,9 @@ impl<B: InMemory> Host for On<B> {
         broker.stream(self.name).is_some_and(|stream| self.process.verify(stream).is_ok())
     }
 
-    fn agree(&self, broker: &mut Broker, stream: &'static str, is_first: bool) -> bool {
-        let agreed = broker
-            .with_consumer(stream, self.name, |own| self.process.agree(stream, own, is_first));
+    fn agree(&self, broker: &mut Broker, stream: &'static str, when: When) -> bool {
+        let agreed =
+            broker.with_consumer(stream, self.name, |own| self.process.agree(stream, own, when));
         match agreed {
             None => true,
             Some(Ok(None)) => true,

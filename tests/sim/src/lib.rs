@@ -54,7 +54,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let faults = Fault::ALL.to_vec();
+        let faults = Fault::usual();
         Self { people: 12, visits: 12, open_secs: 60, faults, mutation: None }
     }
 }

@@ -27,8 +27,6 @@ pub enum Mutation {
     SweepOff,
     /// Outbox and stream are never compared.
     RollBackUnnoticed,
-    /// Consumers are never compared with their streams.
-    RegrowthUnnoticed,
     /// Messages are acknowledged before they are handled.
     AcknowledgedBefore,
     /// The last event of a message is not handled.
@@ -93,7 +91,7 @@ impl Mutation {
     /// A sale with this mistake fails within so many seeds, counted from 1.
     pub fn found_within(self) -> u64 {
         match self {
-            Self::SavepointForgotten | Self::OwnerFenceOff | Self::RegrowthUnnoticed => 200,
+            Self::SavepointForgotten | Self::OwnerFenceOff => 200,
             _ => 60,
         }
     }

@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use events::Timestamp;
-use mesh::{engine::Mark, memory::Shelf as _, message::Message};
+use mesh::{
+    engine::Mark,
+    memory::{Shelf as _, When},
+    message::Message,
+};
 
 use crate::{
     broker::Broker,
@@ -32,7 +36,7 @@ pub struct Node {
     verified: Option<u64>,
     in_doubt: bool,
     /// The highest messages acknowledged since they were last recorded.
-    reached: BTreeMap<&'static str, Mark>,
+    reached: BTreeMap<&'static str, [Mark; 2]>,
     /// The connection that consumers and streams were compared on, and when.
     agreed: Option<(u64, Timestamp)>,
     /// When each of its tasks is due next.
@@ -147,29 +151,32 @@ impl Node {
 
     /// Notes that a message was taken in.
     pub fn note_reached(&mut self, stream: &'static str, mark: Mark) {
-        let highest = self.reached.entry(stream).or_insert(mark);
+        let [_, highest] = self.reached.entry(stream).or_insert([mark; 2]);
         if highest.sequence < mark.sequence {
             *highest = mark;
         }
     }
 
-    /// Compares the streams with what was taken in, when that is due, and records what was taken
-    /// in since.
+    /// Records what was taken in, and compares the streams with it when that is due.
     pub fn agree(&mut self, broker: &mut Broker, now: Timestamp) {
+        for (stream, [first, highest]) in std::mem::take(&mut self.reached) {
+            self.host.note_reached(stream, first);
+            self.host.note_reached(stream, highest);
+        }
         let epoch = broker.epoch();
         let is_fresh =
             |(of, at): (u64, Timestamp)| of == epoch && now < at.plus_secs(AGREE_EVERY_SECS);
         if !self.agreed.is_some_and(is_fresh) {
-            let is_first = self.agreed.is_none();
+            let when = match self.agreed {
+                None => When::First,
+                Some((of, _)) if of != epoch => When::Connected,
+                Some(_) => When::Again,
+            };
             let streams = broker.consumed_by(self.name);
-            let compared =
-                streams.into_iter().all(|stream| self.host.agree(broker, stream, is_first));
+            let compared = streams.into_iter().all(|stream| self.host.agree(broker, stream, when));
             if compared {
                 self.agreed = Some((epoch, now));
             }
-        }
-        for (stream, mark) in std::mem::take(&mut self.reached) {
-            self.host.note_reached(stream, mark);
         }
     }
 

@@ -3,8 +3,8 @@
 use clap::ValueEnum;
 use sim::{Fault, Mutation, Options, Report};
 
-/// How many sales with all faults are run.
-const SEEDS: u64 = 200;
+/// How many sales with all usual faults are run.
+const SEEDS: u64 = 300;
 
 fn replay(seed: u64) -> String {
     format!("cargo sim --seed {seed} --seeds 1")
@@ -54,7 +54,7 @@ fn every_outcome_and_every_fault_occurs() {
     ] {
         assert!(reports.iter().any(|report| report.ends.contains_key(end)), "{end}");
     }
-    for fault in Fault::ALL.into_iter().filter(|fault| fault.comes_by_itself()) {
+    for fault in Fault::usual().into_iter().filter(|fault| fault.comes_by_itself()) {
         assert!(reports.iter().any(|report| report.faults.contains_key(&fault)), "{fault:?}");
     }
 }
@@ -106,7 +106,6 @@ is_found! {
     a_mark_before_the_publish_is_found: MarkedBefore,
     a_sweep_that_never_runs_is_found: SweepOff,
     a_broker_that_is_rolled_back_unnoticed_is_found: RollBackUnnoticed,
-    a_stream_that_grows_again_unnoticed_is_found: RegrowthUnnoticed,
     an_acknowledgement_before_the_commit_is_found: AcknowledgedBefore,
     a_message_that_is_half_handled_is_found: HalfHandled,
     timers_that_never_run_are_found: TimersOff,

@@ -31,16 +31,18 @@ use crate::{
     },
     store::engine::{Engine, Failure, Mark},
 };
-use check::Consumed;
+use check::{Consumed, Standing, When};
 
 /// How often the highest message is recorded. After a crash, that much more is redelivered.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// How often the streams are checked while the connection stays up.
 const CHECK_EVERY: Duration = Duration::from_secs(15);
 
-/// The highest messages acknowledged since they were last recorded; cheap to clone.
+/// The first and the highest message of each stream that were acknowledged since they were last
+/// recorded; cheap to clone. The first one may be of a stream that was lost since, and that the
+/// highest no longer is of.
 #[derive(Clone, Default)]
-pub(crate) struct Reached(Arc<Mutex<BTreeMap<String, Mark>>>);
+pub(crate) struct Reached(Arc<Mutex<BTreeMap<String, [Mark; 2]>>>);
 
 impl Reached {
     /// Notes that a message was taken in.
@@ -52,13 +54,13 @@ impl Reached {
         let mark = Mark { id: delivery.id, sequence: delivery.sequence };
         let mut reached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match reached.get_mut(&delivery.stream) {
-            Some(highest) if highest.sequence >= mark.sequence => {}
-            Some(highest) => *highest = mark,
-            None => drop(reached.insert(delivery.stream.clone(), mark)),
+            Some([_, highest]) if highest.sequence >= mark.sequence => {}
+            Some([_, highest]) => *highest = mark,
+            None => drop(reached.insert(delivery.stream.clone(), [mark; 2])),
         }
     }
 
-    fn take(&self) -> BTreeMap<String, Mark> {
+    fn take(&self) -> BTreeMap<String, [Mark; 2]> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -88,10 +90,17 @@ impl Agreement {
         let mut checked: Option<(u64, Instant)> = None;
         loop {
             ticks.tick().await;
+            // First, so that the check knows of what was taken in from a stream that is lost.
+            self.record().await?;
             let epoch = self.link.epoch();
             let is_fresh = |(of, at): (u64, Instant)| of == epoch && at.elapsed() < CHECK_EVERY;
             if self.link.is_connected() && !checked.is_some_and(is_fresh) {
-                match self.check_all(checked.is_none()).await {
+                let when = match checked {
+                    None => When::First,
+                    Some((of, _)) if of != epoch => When::Connected,
+                    Some(_) => When::Again,
+                };
+                match self.check_all(when).await {
                     Ok(()) => checked = Some((epoch, Instant::now())),
                     // A server that is away is reported elsewhere, and this is checked again.
                     Err(cause) if cause.is_lost() => {}
@@ -101,20 +110,22 @@ impl Agreement {
                     }
                 }
             }
-            self.record().await?;
         }
     }
 
     async fn record(&self) -> Result<(), Failure> {
-        for (stream, mark) in self.reached.take() {
-            self.engine.store().note_reached(&stream, mark).await?;
+        for (stream, [first, highest]) in self.reached.take() {
+            self.engine.store().note_reached(&stream, first).await?;
+            if highest.sequence > first.sequence {
+                self.engine.store().note_reached(&stream, highest).await?;
+            }
         }
         Ok(())
     }
 
-    async fn check_all(&self, is_first: bool) -> Result<(), Failure> {
+    async fn check_all(&self, when: When) -> Result<(), Failure> {
         for stream in &self.streams {
-            check::run(&self.link, self.engine.store(), stream, is_first).await?;
+            check::run(&self.link, self.engine.store(), stream, when).await?;
         }
         Ok(())
     }
@@ -134,8 +145,10 @@ impl Consumed for Link {
         self.ids_of(stream, from, to).await
     }
 
-    async fn floor(&self, stream: &str) -> Result<u64, BrokerError> {
-        Ok(self.own_consumer(stream).await?.ack_floor.stream_sequence)
+    async fn standing(&self, stream: &str) -> Result<Standing, BrokerError> {
+        let consumer = self.own_consumer(stream).await?;
+        let delivered = consumer.delivered.stream_sequence;
+        Ok(Standing { floor: consumer.ack_floor.stream_sequence, delivered })
     }
 
     async fn is_any_wanted(&self, stream: &str, from: u64, to: u64) -> Result<bool, BrokerError> {

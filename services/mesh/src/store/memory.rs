@@ -33,6 +33,7 @@ use crate::{
     store::engine::{Failure, Generation, Mark},
 };
 
+pub use crate::inbound::agreement::check::{Standing, When};
 pub use engine::Memory;
 pub use mistakes::Mistake;
 pub use process::{DecodedCommand, Incoming, Process, Taken};

@@ -14,7 +14,7 @@ mod proxy;
 mod report;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,7 +33,8 @@ use check::Verdict;
 use fans::Load;
 use fault::{Fault, Targets};
 use history::History;
-use processes::Processes;
+use processes::{Processes, SERVERS};
+use servers::Servers;
 
 pub use fault::Kind;
 pub use report::{ChaosReport, Struck};
@@ -116,6 +117,9 @@ pub async fn make(options: &Chaos, say: Arc<dyn Fn(&str) + Send + Sync>) -> Resu
     let made = strike(options, seed, &env, &mut processes, &say).await;
     keeper.abort();
     processes.stop().await;
+    if let Some(servers) = &env.servers {
+        keep_logs(servers.folder(), &logs);
+    }
     env.stop().await;
     if let Ok(report) = &made {
         report.write(&options.report)?;
@@ -153,6 +157,7 @@ async fn strike(
         let is_stuck = struck.recovered_secs.is_none();
         run.faults.push(struck);
         run.ended.extend(processes.ended()?);
+        run.ended.extend(servers_ended(servers).await?);
         if is_stuck {
             break;
         }
@@ -183,6 +188,30 @@ async fn strike(
     };
     report.add(&answers, history.began());
     Ok(report)
+}
+
+/// Starts those servers again that have ended by themselves, and names them.
+async fn servers_ended(servers: &Servers) -> Result<Vec<String>> {
+    let mut ended = Vec::new();
+    for server in SERVERS.into_iter().filter_map(|name| servers.by_name(name)) {
+        if let Some(status) = server.ended() {
+            let said = server.last_line();
+            ended.push(format!("{} ended by itself: {status}: {said}", server.name()));
+            server.restart().await?;
+        }
+    }
+    Ok(ended)
+}
+
+/// Copies what the servers have logged: their folder is deleted.
+fn keep_logs(from: &Path, to: &Path) {
+    for name in SERVERS {
+        let log = format!("{name}.log");
+        for folder in [from.join(name), from.to_owned()] {
+            // The report does without.
+            let _ = std::fs::copy(folder.join(&log), to.join(&log));
+        }
+    }
 }
 
 /// The faults so far.

@@ -230,7 +230,7 @@ impl World<'_> {
     pub(super) fn agree(&mut self, index: usize) {
         let now = self.at;
         let node = &mut self.nodes[index];
-        if node.next.agree > now || self.options.mutation == Some(Mutation::RegrowthUnnoticed) {
+        if node.next.agree > now {
             return;
         }
         node.next.agree = now.plus_secs(1);

@@ -21,7 +21,7 @@ use crate::{
     batch::handler::{of_command, panicking},
     batch::work::{Delivery, Entry, Settle},
     batch::worker::DELIVERIES_ALONE,
-    inbound::agreement::check,
+    inbound::agreement::check::{self, When},
     inbound::consumer::{Table, decode, entries_of},
     outbound::message::Message,
     outbound::publisher::verify,
@@ -293,10 +293,10 @@ impl<B: InMemory> Process<B> {
         &self,
         name: &str,
         own: &OwnConsumer<'_, S>,
-        is_first: bool,
+        when: When,
     ) -> Result<Option<u64>, Failure> {
         let own = Own::new(own);
-        now(check::run(&own, &self.engine, name, is_first))?;
+        now(check::run(&own, &self.engine, name, when))?;
         Ok(own.reset())
     }
 }

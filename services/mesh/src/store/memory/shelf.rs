@@ -9,7 +9,7 @@ use events::Timestamp;
 use uuid::Uuid;
 
 use crate::{
-    inbound::agreement::check::Consumed,
+    inbound::agreement::check::{Consumed, Standing},
     nats::{error::BrokerError, link::StreamState},
     outbound::publisher::verify,
 };
@@ -34,8 +34,8 @@ pub trait Shelf: Sync {
 pub struct OwnConsumer<'a, S> {
     /// The stream.
     pub stream: &'a S,
-    /// The sequence up to which the consumer has everything acknowledged.
-    pub floor: u64,
+    /// Where the consumer stands.
+    pub standing: Standing,
     /// Whether the consumer wants the message at a sequence.
     pub is_wanted: &'a (dyn Fn(u64) -> bool + Sync),
 }
@@ -108,8 +108,8 @@ impl<S: Shelf> Consumed for Own<'_, S> {
         Ok(ids_of(self.own.stream, from, to))
     }
 
-    async fn floor(&self, _stream: &str) -> Result<u64, BrokerError> {
-        Ok(self.own.floor)
+    async fn standing(&self, _stream: &str) -> Result<Standing, BrokerError> {
+        Ok(self.own.standing)
     }
 
     async fn is_any_wanted(&self, _stream: &str, from: u64, to: u64) -> Result<bool, BrokerError> {
