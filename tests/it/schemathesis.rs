@@ -21,7 +21,7 @@ const PROGRAM: &str = "SCHEMATHESIS";
 /// Its configuration.
 const CONFIG: &str = "tests/hostile/schemathesis.toml";
 /// How long each caller may take.
-const BUDGET_SECS: u64 = 25;
+const BUDGET_SECS: u64 = 8;
 /// The last request is answered, and the report written, in this time after the budget.
 const REPORT_WITHIN: Duration = Duration::from_secs(90);
 /// The requests are the same in every run.

@@ -195,7 +195,7 @@ fn doctor_says_for_how_long_events_wait_to_be_published_and_to_be_consumed() {
         execute(
             &mut point,
             "insert into mesh.outbox (id, subject, events, body, leased_until)
-             values (encode(substring(int8send((extract(epoch from now()) * 1000)::bigint - 90000)
+             values ((encode(substring(int8send((extract(epoch from now()) * 1000)::bigint - 90000)
                  from 3), 'hex') || '70008000000000000001')::uuid,
                  'onsale.point.charged.v1.-', 1, '', now())",
         )

@@ -18,7 +18,7 @@ use std::{
 use async_nats::jetstream::consumer;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -163,7 +163,8 @@ impl Consumed for Link {
 
     async fn reset(&self, stream: &str, from: u64) -> Result<(), BrokerError> {
         let service = self.service();
-        warn!(service, stream, from, "the consumer is ahead of what was taken in; it is set back");
+        // Usual after a kill: what was taken in last was not recorded. The inbox drops the repeats.
+        info!(service, stream, from, "the consumer is ahead of what was taken in; it is set back");
         self.reset_consumer(stream, from).await
     }
 }

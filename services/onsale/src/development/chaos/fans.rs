@@ -267,7 +267,7 @@ impl Stage {
             let mut organizer = self.organizer.lock().await;
             let opened = self.send(0, &request, Some(&organizer.access_token)).await?;
             if opened.status.as_u16() == 401 {
-                // The token ran out. Whoever organizes next is as good.
+                // The token ran out. Any other organizer is as good.
                 *organizer = box_office::organizer(&self.gateways[0], &self.operator).await?;
                 return Ok(*on_sale);
             }

@@ -141,8 +141,12 @@ impl Fault {
         Self { kind, process: random.random_range(0..processes), server, lasts, crash }
     }
 
-    /// Whether it can happen while the other one does.
+    /// Whether it can happen while the other one does. A rolling restart waits for each process to
+    /// be ready again, which it may never be while another fault lasts.
     pub(super) fn goes_with(&self, other: &Self) -> bool {
+        if self.kind == Kind::Roll || other.kind == Kind::Roll {
+            return false;
+        }
         let both = |of: fn(Kind) -> bool| of(self.kind) && of(other.kind);
         self.kind != other.kind && !both(Kind::is_of_server) && !both(Kind::is_of_process)
     }
