@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event,
+    Client, ClientError, ConnectOptions, Event,
     jetstream::{self, response::Response},
 };
 use serde::de::DeserializeOwned;
@@ -399,6 +399,10 @@ fn options(
                 Event::Disconnected => warn!(service, user, "the connection to NATS is lost"),
                 Event::ServerError(error) => {
                     warn!(service, user, %error, "NATS refuses something");
+                }
+                // Each attempt to connect again that fails; the lost connection was reported.
+                Event::ClientError(ClientError::Other(_)) => {
+                    debug!(service, user, event = %event, "NATS connection");
                 }
                 other => warn!(service, user, event = %other, "NATS connection"),
             }
