@@ -72,7 +72,8 @@ fn without_an_inbox_events_are_repeated_and_nothing_else() {
 }
 
 fn must_be_found(mutation: Mutation) {
-    let options = Options { mutation: Some(mutation), ..Options::default() };
+    let faults = Fault::ALL.to_vec();
+    let options = Options { mutation: Some(mutation), faults, ..Options::default() };
     let is_found = |seed| sim::run(seed, &options).finds(mutation);
     let within = mutation.found_within();
     assert!((1..=within).any(is_found), "{mutation:?} was not found in {within} sales");
