@@ -14,6 +14,7 @@ mod binaries;
 mod cache;
 mod data;
 mod error;
+mod faults;
 mod identities;
 mod keeper;
 mod nats;

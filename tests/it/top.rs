@@ -115,7 +115,7 @@ fn top_goes_on_without_the_broker_a_database_and_the_gateway() {
         .await;
         servers.nats.restart().await.expect("the broker runs again");
         // A server that is silent costs no more than the time of a look.
-        let paused = Paused::of(servers.postgres.pid().expect("it runs"));
+        let paused = Paused::of(&servers.postgres);
         let found = look(&mesh).await;
         assert!(found["payments"]["not_reachable"].is_string(), "{found}");
         assert!(found["broker"]["seen"].is_array(), "{found}");

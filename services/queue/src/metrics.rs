@@ -1,16 +1,15 @@
 //! The metrics of the waiting rooms.
 
-use events::{Problem, Timestamp, concert::Admission};
 use mesh::{
     clock,
     engine::Failure,
     metrics::{Metric, Sample},
-    valkey::{FunctionCall, Reply, Valkey},
+    valkey::Valkey,
 };
 
 use crate::{
-    domain::{Pace, expected_wait_secs},
     room::Room,
+    rooms::{RoomState, rooms},
 };
 
 /// Fans who were admitted.
@@ -36,68 +35,39 @@ static PASSES: Metric = Metric::gauge(
 /// The gauges that are sampled.
 pub(crate) const GAUGES: &[&Metric] = &[&WAITING, &LONGEST, &ROOMS, &EXPECTED, &PASSES];
 
-/// Values that `reads.open_rooms` returns for each room.
-const VALUES: usize = 7;
-
-/// A room as `reads.open_rooms` of `line.lua` returns it.
-#[derive(Debug, Clone, PartialEq)]
-struct Seen {
-    waiting: u64,
-    active: u64,
-    pace: Pace,
-}
+/// Rooms that are sampled at most: all of them.
+const ROOMS_MAX: usize = u32::MAX as usize;
 
 pub(crate) async fn sample(valkey: &Valkey<Room>) -> Result<Vec<Sample>, Failure> {
-    let now = clock::now();
-    let away = |problem: Problem| Failure::Unavailable(problem.to_string());
-    let reply = valkey.read(FunctionCall::new("open_rooms"), now).await.map_err(away)?;
-    Ok(samples(&seen(&reply).map_err(away)?, now))
+    let rooms = rooms(valkey, ROOMS_MAX, clock::now()).await;
+    Ok(samples(&rooms.map_err(|problem| Failure::Unavailable(problem.to_string()))?))
 }
 
-fn seen(reply: &Reply) -> Result<Vec<Seen>, Problem> {
-    let room = |at: usize| {
-        let lately: f64 = reply.get(at + 3)?;
-        let opens_at = Timestamp::from_unix_millis(reply.get(at + 2)?);
-        Ok(Seen {
-            waiting: reply.get(at)?,
-            active: reply.get(at + 1)?,
-            pace: Pace {
-                opens_at: opens_at.ok_or_else(|| Problem::from(events::codes::INTERNAL))?,
-                lately: (lately >= 0.0).then_some(lately),
-                admission: Admission {
-                    per_second: reply.get(at + 4)?,
-                    active_max: reply.get(at + 5)?,
-                    pass_secs: reply.get(at + 6)?,
-                },
-            },
-        })
-    };
-    (0..reply.0.len()).step_by(VALUES).map(room).collect()
-}
-
-fn samples(rooms: &[Seen], now: Timestamp) -> Vec<Sample> {
+fn samples(rooms: &[RoomState]) -> Vec<Sample> {
     let busy = || rooms.iter().filter(|room| room.waiting > 0);
-    let wait = busy().map(|room| expected_wait_secs(room.waiting, &room.pace, now)).max();
     vec![
         WAITING.is(busy().map(|room| room.waiting).sum::<u64>() as f64),
         LONGEST.is(busy().map(|room| room.waiting).max().unwrap_or(0) as f64),
         ROOMS.is(busy().count() as f64),
-        EXPECTED.is(wait.unwrap_or(0) as f64),
-        PASSES.is(rooms.iter().map(|room| room.active).sum::<u64>() as f64),
+        EXPECTED.is(busy().map(|room| room.expected_wait_secs).max().unwrap_or(0) as f64),
+        PASSES.is(rooms.iter().map(|room| room.admitted).sum::<u64>() as f64),
     ]
 }
 
 #[cfg(test)]
 mod tests {
+    use events::ScheduleId;
+
     use super::*;
 
     #[test]
     fn the_slowest_room_counts_and_an_empty_one_does_not() {
-        let now = Timestamp::from_unix_millis(1_000_000).unwrap();
-        let room =
-            |waiting: u64, per_second: u32| format!("{waiting} 3 900000 -1 {per_second} 1000 300");
-        let text = [room(100, 10), room(50, 1), room(0, 1)].join(" ");
-        let reply = Reply(text.split(' ').map(str::to_owned).collect());
+        let room = |waiting, expected_wait_secs| RoomState {
+            schedule_id: ScheduleId(clock::new_id()),
+            waiting,
+            admitted: 3,
+            expected_wait_secs,
+        };
         let expected = [
             WAITING.is(150.0),
             LONGEST.is(100.0),
@@ -105,7 +75,7 @@ mod tests {
             EXPECTED.is(50.0),
             PASSES.is(9.0),
         ];
-        assert_eq!(samples(&seen(&reply).unwrap(), now), expected);
-        assert_eq!(samples(&[], now)[3], EXPECTED.is(0.0));
+        assert_eq!(samples(&[room(100, 10), room(50, 50), room(0, 70)]), expected);
+        assert_eq!(samples(&[])[3], EXPECTED.is(0.0));
     }
 }

@@ -42,10 +42,10 @@ fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() 
         observer.close().await;
 
         let Mesh { fleet, env, .. } = mesh;
-        let all = env.servers.as_ref().map(|servers| {
-            [&servers.nats, &servers.postgres, &servers.valkey]
-                .map(|server| Paused::of(server.pid().expect("it runs")))
-        });
+        let all = env
+            .servers
+            .as_ref()
+            .map(|servers| [&servers.nats, &servers.postgres, &servers.valkey].map(Paused::of));
         let began = Instant::now();
         fleet.stop().await;
         assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
@@ -56,8 +56,7 @@ fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() 
 
 fn pause_all(mesh: &Mesh) -> [Paused; 3] {
     let servers = servers(mesh);
-    [&servers.nats, &servers.postgres, &servers.valkey]
-        .map(|server| Paused::of(server.pid().expect("it runs")))
+    [&servers.nats, &servers.postgres, &servers.valkey].map(Paused::of)
 }
 
 /// A fan buys a ticket and gets both messages.

@@ -3,7 +3,7 @@
 use harness::mesh::{Mesh, eventually, run};
 use onsale::doctor;
 
-use super::{faults, process::limit_files, servers};
+use super::{faults, servers};
 
 /// Fewer bytes than any stream with an event needs.
 const NO_ROOM: u64 = 16;
@@ -18,7 +18,7 @@ fn a_broker_that_cannot_write_is_reported_and_nothing_is_lost_after_a_restart() 
         eventually("it is ready", || async { faults(&mesh).await.is_empty().then_some(()) }).await;
 
         let nats = servers(&mesh).nats.clone();
-        limit_files(nats.pid().expect("it runs"), NO_ROOM);
+        nats.limit_files(NO_ROOM).expect("limited");
         let payment = pay_without_waiting(&fan, &hold).await;
         eventually("/readyz reports it", || async {
             let faults = faults(&mesh).await;

@@ -116,26 +116,6 @@ function reads.due()
   return due
 end
 
--- For each room in which fans may still be admitted: how many wait, how many are admitted, and its
--- pace.
-function reads.open_rooms()
-  local rooms = {}
-  for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
-    local room = room_of(schedule)
-    if room and not is_over(room) then
-      for _, value in ipairs({
-        whole(redis.call('ZCARD', key('waiting:' .. schedule))),
-        whole(redis.call('ZCARD', key('active:' .. schedule))),
-        whole(room.opens_at), tostring(pace_at(room, second_of(room))),
-        whole(room.per_second), whole(room.active_max), whole(room.pass_secs),
-      }) do
-        rooms[#rooms + 1] = value
-      end
-    end
-  end
-  return rooms
-end
-
 -- The rooms that may still have work to do, the longest queue first, at most `most` of them: for
 -- each one the schedule, who waits, who is admitted, and what the expected wait depends on.
 function reads.rooms(most)

@@ -32,7 +32,10 @@ impl Publisher {
         let acknowledged = run.marks.len();
         let marks = of_connection(std::mem::take(&mut run.marks), self.link.epoch());
         run.is_in_doubt |= marks.len() < acknowledged;
-        if !marks.is_empty() && !self.engine.store().mark(&marks, generation).await? {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        if !self.engine.store().mark(&marks, generation).await? {
             self.mark_what_is_there(run, marks).await?;
         }
         reach(Step::Marked);

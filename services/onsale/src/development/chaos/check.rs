@@ -1,9 +1,9 @@
 //! Whether what clients were answered is what the services know, once everything is at rest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result};
-use events::payment::PaymentState;
+use events::{ReservationId, payment::PaymentState};
 use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -55,9 +55,8 @@ impl Verdict {
     async fn payments(&mut self, answers: &Answers, databases: &Databases) -> Result<()> {
         let ids: Vec<Uuid> = answers.payments.keys().copied().collect();
         let states = states(&databases.payment, "payments", &ids).await?;
-        let returned: Vec<Uuid> = answers.returned.iter().map(|id| id.0).collect();
         for (id, payment) in &answers.payments {
-            let was_returned = returned.contains(&payment.reservation_id.0);
+            let was_returned = answers.returned.contains(&payment.reservation_id);
             let state = states.get(id).map_or("none", String::as_str);
             let is_right = match (payment.state, was_returned) {
                 (PaymentState::Completed | PaymentState::Refunded, true) => state == "REFUNDED",
@@ -82,10 +81,15 @@ impl Verdict {
     async fn holds(&mut self, answers: &Answers, databases: &Databases) -> Result<()> {
         let ids: Vec<Uuid> = answers.holds.keys().map(|id| id.0).collect();
         let states = states(&databases.reservation, "reservations", &ids).await?;
+        let sold: HashSet<ReservationId> = answers
+            .payments
+            .values()
+            .filter(|payment| payment.state == PaymentState::Completed)
+            .map(|payment| payment.reservation_id)
+            .collect();
         for (id, hold) in &answers.holds {
             let state = states.get(&id.0).map_or("none", String::as_str);
-            let paid = answers.payments.values().find(|one| one.reservation_id == *id);
-            let is_sold = paid.is_some_and(|one| one.state == PaymentState::Completed);
+            let is_sold = sold.contains(id);
             let was_returned = answers.returned.contains(id);
             let is_right = match (is_sold, was_returned) {
                 (_, true) => state == "CANCELLED",

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use events::{
     ConcertId, ScheduleId,
-    concert::{Admission, CreateConcert, OpenSchedule},
+    concert::{Admission, CreateConcert, OpenSchedule, Schedule},
     payment::{Payment, PaymentState},
     point::Entry,
     queue::{Place, PlaceState},
@@ -75,7 +75,6 @@ struct Stage {
     history: History,
     concert: ConcertId,
     operator: Credentials,
-    organizer: tokio::sync::Mutex<Session>,
     /// The schedule that is on sale, and how many of its seats were tried.
     on_sale: tokio::sync::Mutex<ScheduleId>,
     tried: AtomicUsize,
@@ -112,7 +111,6 @@ impl Load {
             history,
             concert,
             operator: operator.clone(),
-            organizer: tokio::sync::Mutex::new(organizer),
             on_sale: tokio::sync::Mutex::new(first.schedule_id),
             tried: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
@@ -258,20 +256,17 @@ impl Stage {
         }
     }
 
-    /// The schedule on sale. A new one is opened before all seats of this one were tried.
+    /// The schedule on sale. One fan opens the next while the others wait. A new one is opened before all seats of this one were tried.
     async fn schedule(&self) -> Result<ScheduleId> {
         let mut on_sale = self.on_sale.lock().await;
         if self.tried.load(Relaxed) > SEATS * 3 / 4 {
+            // The token of the organizer may have run out. The operator may do the same.
+            let log_in = Request::new(Method::POST, "/v1/sessions").json(&json!(self.operator));
+            let operator = self.send(0, &log_in, None).await?.json::<Session>()?;
             let path = format!("/v1/concerts/{}/schedules", self.concert);
             let request = Request::new(Method::POST, path).json(&json!(opening(self.concert)));
-            let mut organizer = self.organizer.lock().await;
-            let opened = self.send(0, &request, Some(&organizer.access_token)).await?;
-            if opened.status.as_u16() == 401 {
-                // The token ran out. Any other organizer is as good.
-                *organizer = box_office::organizer(&self.gateways[0], &self.operator).await?;
-                return Ok(*on_sale);
-            }
-            let opened: events::concert::Schedule = opened.json().context("opening a schedule")?;
+            let opened = self.send(0, &request, Some(&operator.access_token)).await?;
+            let opened: Schedule = opened.json().context("opening a schedule")?;
             self.history.answers().schedules.push(opened.schedule_id);
             *on_sale = opened.schedule_id;
             self.tried.store(0, Relaxed);

@@ -1,12 +1,11 @@
 //! The faults: what is done to which part, for how long, and how it is undone.
 
-use std::{fmt, fs, path::Path, process::Command, time::Duration};
+use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use mesh::failpoint::crash::{CrashAt, Step};
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde::Serialize;
 use servers::{Server, Servers};
 
@@ -211,21 +210,20 @@ impl Fault {
                     wait_until_ready(process).await?;
                 }
             }
-            Kind::KillServer | Kind::Wipe | Kind::WipeTwice => self.server(on)?.kill(),
+            Kind::KillServer | Kind::Wipe | Kind::WipeTwice | Kind::Empty => {
+                self.server(on)?.kill();
+            }
             Kind::RestartServer => self.server(on)?.stop().await,
-            Kind::PauseServer => signal_tree(self.server(on)?, Signal::STOP)?,
+            Kind::PauseServer => self.server(on)?.pause(),
             Kind::Cut => wire(Wire::Cut),
             Kind::Reset => wire(Wire::Reset),
             Kind::Silence => wire(Wire::Silent),
             Kind::Slow => on.processes.wire(self.server, None, Wire::Slow(SLOWER)),
             Kind::Partition => on.processes.wire(self.server, None, Wire::Silent),
             Kind::RollBack => copy_store(on.servers)?,
-            Kind::Empty => {
-                let valkey = self.server(on)?;
-                valkey.kill();
-                remove_content(&on.servers.folder().join("valkey"), |name| name.contains("aof"))?;
+            Kind::FullDisk => {
+                self.server(on)?.limit_files(NO_ROOM).context("limiting the broker's files")?;
             }
-            Kind::FullDisk => limit_files(self.server(on)?, Some(NO_ROOM))?,
         }
         Ok(())
     }
@@ -242,26 +240,27 @@ impl Fault {
             }
             Kind::Pause => on.processes.at(self.process).resume(),
             Kind::Roll => {}
-            Kind::KillServer | Kind::RestartServer | Kind::Empty | Kind::FullDisk => {
+            Kind::KillServer | Kind::RestartServer | Kind::FullDisk => {
                 self.server(on)?.restart().await?;
             }
-            Kind::PauseServer => signal_tree(self.server(on)?, Signal::CONT)?,
+            Kind::PauseServer => self.server(on)?.resume(),
             Kind::Cut | Kind::Reset | Kind::Silence => wire(Wire::Open),
             Kind::Slow | Kind::Partition => on.processes.wire(self.server, None, Wire::Open),
             Kind::RollBack => {
                 let nats = self.server(on)?;
                 nats.kill();
-                let (store, copy) = stores(on.servers);
+                let store = files(on.servers, self.server)?;
                 fs::remove_dir_all(&store)?;
-                fs::rename(&copy, &store)?;
+                fs::rename(copy_of_store(on.servers), &store)?;
                 nats.restart().await?;
             }
-            Kind::Wipe => wipe(on.servers).await?,
+            Kind::Wipe | Kind::Empty => wipe(on.servers, self.server(on)?).await?,
             Kind::WipeTwice => {
-                wipe(on.servers).await?;
+                let nats = self.server(on)?;
+                wipe(on.servers, nats).await?;
                 tokio::time::sleep(Duration::from_secs(3)).await;
-                on.servers.nats.kill();
-                wipe(on.servers).await?;
+                nats.kill();
+                wipe(on.servers, nats).await?;
             }
         }
         Ok(())
@@ -287,78 +286,31 @@ async fn wait_until_ready(process: &super::processes::Process) -> Result<()> {
     waited.with_context(|| format!("{} is not ready in time", process.name))
 }
 
-/// The broker's files, and the copy of them.
-fn stores(servers: &Servers) -> (std::path::PathBuf, std::path::PathBuf) {
-    (servers.folder().join("nats/jetstream"), servers.folder().join("nats-copy"))
+/// Where the broker's files are copied to.
+fn copy_of_store(servers: &Servers) -> PathBuf {
+    servers.folder().join("nats-copy")
+}
+
+/// The files of a server that loses them.
+fn files(servers: &Servers, server: &str) -> Result<PathBuf> {
+    servers.files_of(server).with_context(|| format!("{server} keeps its files elsewhere"))
 }
 
 /// Copies the broker's files while it is paused: what a snapshot of its disk has.
 fn copy_store(servers: &Servers) -> Result<()> {
-    let (store, copy) = stores(servers);
+    let (store, copy) = (files(servers, "nats")?, copy_of_store(servers));
     let _ = fs::remove_dir_all(&copy);
-    signal_tree(&servers.nats, Signal::STOP)?;
+    servers.nats.pause();
     let copied = Command::new("cp").arg("-a").arg(&store).arg(&copy).status();
-    signal_tree(&servers.nats, Signal::CONT)?;
+    servers.nats.resume();
     ensure!(copied.context("cp")?.success(), "the broker's files cannot be copied");
     Ok(())
 }
 
-/// Starts the broker, which was killed, without its files.
-async fn wipe(servers: &Servers) -> Result<()> {
-    let (store, _) = stores(servers);
-    if store.exists() {
-        fs::remove_dir_all(&store)?;
-    }
-    Ok(servers.nats.restart().await?)
-}
-
-fn remove_content(folder: &Path, is_removed: impl Fn(&str) -> bool) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let entry = entry?;
-        if !is_removed(&entry.file_name().to_string_lossy()) {
-            continue;
-        }
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
-}
-
-/// Signals a server and its children.
-fn signal_tree(server: &Server, signal: Signal) -> Result<()> {
-    let parent = server.pid().context("a server that runs")?;
-    let mut pids = vec![parent];
-    pids.extend(children(parent)?);
-    for pid in pids {
-        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-            // It fails only when the process has ended meanwhile.
-            let _ = kill_process(pid, signal);
-        }
-    }
-    Ok(())
-}
-
-fn children(parent: u32) -> Result<Vec<u32>> {
-    let mut children = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        if rest.split(' ').nth(1) == Some(&parent.to_string()) {
-            children.push(pid);
-        }
-    }
-    Ok(children)
-}
-
-/// Limits the size of the files that a server may write.
-fn limit_files(server: &Server, bytes: Option<u64>) -> Result<()> {
-    let pid = server.pid().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    let limit = Rlimit { current: bytes, maximum: None };
-    prlimit(pid, Resource::Fsize, limit).context("limiting the broker's files")?;
-    Ok(())
+/// Starts a server, which was killed, without its files.
+async fn wipe(servers: &Servers, server: &Server) -> Result<()> {
+    let files = files(servers, server.name())?;
+    // Whatever is not there cannot be lost, and the fault would be none.
+    fs::remove_dir_all(&files).with_context(|| files.display().to_string())?;
+    Ok(server.restart().await?)
 }

@@ -1,7 +1,7 @@
 //! What clients were answered, and when: what the databases must agree with afterwards.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ pub(super) struct Answers {
     /// Payments as they were last answered.
     pub(super) payments: HashMap<Uuid, Payment>,
     /// Reservations whose cancellation was accepted.
-    pub(super) returned: Vec<ReservationId>,
+    pub(super) returned: HashSet<ReservationId>,
     /// Schedules that were opened.
     pub(super) schedules: Vec<ScheduleId>,
     /// Fans who gave up on a command: whether it was executed is not known.
@@ -99,7 +99,7 @@ impl History {
 
     /// The cancellation of a hold or ticket was accepted.
     pub(super) fn returned(&self, reservation: ReservationId) {
-        self.answers().returned.push(reservation);
+        self.answers().returned.insert(reservation);
     }
 
     /// A fan gave up on a command.
