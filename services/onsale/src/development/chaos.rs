@@ -55,7 +55,7 @@ pub struct Chaos {
     /// How long faults are made: seconds, or with a unit (90s, 30m, 2h)
     #[arg(long = "for", value_name = "TIME", default_value = "2m", value_parser = duration)]
     pub lasts: Duration,
-    /// Stops after so many faults
+    /// Stops after so many faults; two at once count as one
     #[arg(long, value_name = "N")]
     pub faults: Option<usize>,
     /// The seed that chooses the faults; another one each time when absent
@@ -149,7 +149,9 @@ async fn strike(
     };
     let began = Instant::now();
     let mut deck = Deck::of(&options.only);
-    while began.elapsed() < options.lasts && options.faults.is_none_or(|most| run.count() < most) {
+    while began.elapsed() < options.lasts
+        && options.faults.is_none_or(|most| run.faults.len() < most)
+    {
         let faults = deck.deal(processes, &mut run.random);
         let mut targets = Targets { processes: &mut *processes, servers };
         let struck = run.strike(&faults, &mut targets).await?;
@@ -229,11 +231,12 @@ impl Run {
 
     /// Makes faults at once, undoes them, and waits until something is sold again.
     async fn strike(&self, faults: &[Fault], on: &mut Targets<'_>) -> Result<Struck> {
-        let (began, kinds) = (Instant::now(), faults.iter().map(|fault| fault.kind).collect());
+        let (began, mut kinds) = (Instant::now(), Vec::new());
         let targets = faults.iter().map(|fault| fault.target(on.processes)).collect();
         let may_be_noticed = faults.iter().any(|fault| fault.may_be_noticed(on.processes));
         for fault in faults {
-            fault.strike(on).await.with_context(|| format!("making {}", fault.kind))?;
+            let struck = fault.strike(on).await;
+            kinds.push(struck.with_context(|| format!("making {}", fault.kind))?);
         }
         let lasts = faults.iter().map(|fault| fault.lasts).max().unwrap_or_default();
         tokio::time::sleep(lasts).await;
@@ -326,12 +329,12 @@ impl Deck {
             self.left = self.kinds.clone();
         }
         let next = self.left.swap_remove(random.random_range(0..self.left.len()));
-        let first = Fault::of(next, processes.iter().len(), random);
+        let first = Fault::of(next, processes, random);
         let mut faults = vec![first];
         if random.random_ratio(1, PAIR_EVERY)
             && let Some(kind) = self.kinds.choose(random)
         {
-            let second = Fault::of(*kind, processes.iter().len(), random);
+            let second = Fault::of(*kind, processes, random);
             if second.goes_with(&faults[0]) {
                 faults.push(second);
             }

@@ -5,12 +5,16 @@ use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use mesh::failpoint::crash::{CrashAt, Step};
-use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    RngExt,
+    rngs::StdRng,
+    seq::{IndexedRandom, IteratorRandom},
+};
 use serde::Serialize;
 use servers::{Server, Servers};
 
 use super::{
-    processes::{Processes, SERVERS},
+    processes::{Process, Processes, SERVERS},
     proxy::Wire,
 };
 
@@ -115,7 +119,7 @@ pub(super) struct Targets<'a> {
 
 impl Fault {
     /// Chooses the target and the length of a fault of this kind.
-    pub(super) fn of(kind: Kind, processes: usize, random: &mut StdRng) -> Self {
+    pub(super) fn of(kind: Kind, processes: &Processes, random: &mut StdRng) -> Self {
         let millis = match kind {
             Kind::Kill
             | Kind::Crash
@@ -130,14 +134,23 @@ impl Fault {
             _ => 300..=4_000,
         };
         let lasts = Duration::from_millis(random.random_range(millis));
+        // Only a service with much to do gets to every step.
+        let may = |one: &Process| kind != Kind::Crash || one.is_busy();
+        let all = processes.iter().enumerate().filter(|(_, one)| may(one));
+        let (process, of) = all.choose(random).expect("services run");
+        let used: Vec<&'static str> = match kind {
+            // A connection that does not exist cannot be cut.
+            Kind::Cut | Kind::Reset | Kind::Silence => of.servers().collect(),
+            _ => SERVERS.to_vec(),
+        };
         let server = match kind {
             Kind::RollBack | Kind::Wipe | Kind::WipeTwice | Kind::FullDisk => "nats",
             Kind::Empty => "valkey",
-            _ => SERVERS.choose(random).copied().unwrap_or("nats"),
+            _ => used.choose(random).copied().unwrap_or("nats"),
         };
         let step = *Step::ALL.choose(random).unwrap_or(&Step::Committed);
         let crash = CrashAt { step, arrival: random.random_range(1..=20) };
-        Self { kind, process: random.random_range(0..processes), server, lasts, crash }
+        Self { kind, process, server, lasts, crash }
     }
 
     /// Whether it can happen while the other one does. A rolling restart waits for each process to
@@ -186,18 +199,21 @@ impl Fault {
         !is_one_of_two || service == gateway::NAME
     }
 
-    /// Does it.
+    /// Does it; returns the kind that it was. A process that does not get to the step of its crash is
+    /// killed.
     ///
     /// # Errors
     /// When it cannot be done.
-    pub(super) async fn strike(&self, on: &mut Targets<'_>) -> Result<()> {
+    pub(super) async fn strike(&self, on: &mut Targets<'_>) -> Result<Kind> {
         let wire = |wire| on.processes.wire(self.server, Some(self.process), wire);
         match self.kind {
             Kind::Kill | Kind::Outage => on.processes.at(self.process).kill().await?,
             Kind::Crash => {
                 let process = on.processes.at(self.process);
                 process.kill().await?;
-                process.restart_until(self.crash).await?;
+                if !process.restart_until(self.crash).await? {
+                    return Ok(Kind::Kill);
+                }
             }
             Kind::Pause => on.processes.at(self.process).pause(),
             Kind::Restart => on.processes.at(self.process).stop().await,
@@ -225,7 +241,7 @@ impl Fault {
                 self.server(on)?.limit_files(NO_ROOM).context("limiting the broker's files")?;
             }
         }
-        Ok(())
+        Ok(self.kind)
     }
 
     /// Undoes it.
@@ -276,7 +292,7 @@ const SLOWER: Duration = Duration::from_millis(150);
 /// How long a process may take to be ready during a rolling restart.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-async fn wait_until_ready(process: &super::processes::Process) -> Result<()> {
+async fn wait_until_ready(process: &Process) -> Result<()> {
     let ready = async {
         while !process.is_ready().await {
             tokio::time::sleep(Duration::from_millis(20)).await;

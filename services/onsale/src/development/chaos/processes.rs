@@ -24,7 +24,7 @@ use crate::{
         environment::{Environment, ask_to_stop},
     },
     http::Http,
-    registry::SERVICES,
+    registry::{SERVICES, WITH_DATABASE, WITH_VALKEY},
 };
 
 /// Services that run twice.
@@ -184,6 +184,16 @@ impl Process {
         BUSY.contains(&self.service) && self.service != gateway::NAME
     }
 
+    /// The servers that it is connected to.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &'static str> {
+        let (service, both) = (self.service, [WITH_DATABASE.as_slice(), WITH_VALKEY.as_slice()]);
+        SERVERS.into_iter().filter(move |server| match *server {
+            "postgres" => both[0].contains(&service),
+            "valkey" => both[1].contains(&service),
+            _ => true,
+        })
+    }
+
     /// What it says of itself; `None` when it does not answer.
     async fn report(&self) -> Option<Value> {
         let http = Http::new(format!("http://{}", self.health));
@@ -216,15 +226,15 @@ impl Process {
         Ok(())
     }
 
-    /// Starts it again to end at a step, and waits for that; it is killed when it never gets
-    /// there.
-    pub(super) async fn restart_until(&mut self, at: CrashAt) -> Result<()> {
+    /// Starts it again to end at a step, and waits for that; returns whether it got there. It is
+    /// killed when it did not.
+    pub(super) async fn restart_until(&mut self, at: CrashAt) -> Result<bool> {
         let mut env = self.env.clone();
         env.push((crash::VARIABLE.to_owned(), at.to_string()));
         self.child = spawn(self.service, &env, &self.log)?;
         match tokio::time::timeout(CRASHED_WITHIN, self.child.wait()).await {
-            Ok(ended) => ended.map(drop).context("waiting for a crash"),
-            Err(_) => self.kill().await,
+            Ok(ended) => ended.map(|_| true).context("waiting for a crash"),
+            Err(_) => self.kill().await.map(|()| false),
         }
     }
 

@@ -162,6 +162,8 @@ impl ChaosReport {
             self.faults.iter().filter_map(|fault| fault.first_event_secs).collect();
         let longest_first = firsts.iter().copied().fold(0.0, f64::max);
         let failures: usize = self.failures.values().sum();
+        let hidden = self.faults.iter().filter(|fault| !fault.may_be_noticed);
+        let noticed: usize = hidden.map(|fault| fault.failures).sum();
         let rows = [
             ("seed", self.seed.to_string()),
             (
@@ -171,6 +173,7 @@ impl ChaosReport {
             ("time of faults", format!("{:.0} s", self.secs)),
             ("payments ended", self.payments_ended.to_string()),
             ("requests that failed and were sent again", failures.to_string()),
+            ("of them in faults that clients need not notice", noticed.to_string()),
             ("longest time without a payment's end", format!("{:.1} s", self.longest_silence_secs)),
             ("longest wait of a client", format!("{:.1} s", self.longest_wait_secs)),
             ("slowest first event after a start", format!("{longest_first:.1} s")),
