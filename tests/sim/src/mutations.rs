@@ -11,6 +11,8 @@ pub enum Mutation {
     InboxOff,
     /// No answer is stored under its idempotency key.
     AnswersOff,
+    /// Messages are claimed in a transaction of their own, before they are handled.
+    ClaimBeforeCommit,
     /// Outbox rows are written in a transaction of their own, after the commit.
     OutboxAfterCommit,
     /// An event that fails undoes the events before it, which count as handled.
@@ -25,6 +27,8 @@ pub enum Mutation {
     SweepOff,
     /// Outbox and stream are never compared.
     RollBackUnnoticed,
+    /// Messages are acknowledged before they are handled.
+    AcknowledgedBefore,
     /// The last event of a message is not handled.
     HalfHandled,
     /// Timers never run.
@@ -76,6 +80,7 @@ impl Mutation {
                 Some(Mistake::ForgetsMessages)
             }
             Self::AnswersOff => Some(Mistake::ForgetsAnswers),
+            Self::ClaimBeforeCommit => Some(Mistake::ClaimBeforeCommit),
             Self::OutboxAfterCommit => Some(Mistake::OutboxAfterCommit),
             Self::SavepointForgotten => Some(Mistake::ForgetsSavepoints),
             Self::ParkedKeyIgnored => Some(Mistake::IgnoresHeldKeys),

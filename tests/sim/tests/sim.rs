@@ -98,6 +98,7 @@ macro_rules! is_found {
 is_found! {
     an_inbox_that_keeps_nothing_is_found: InboxOff,
     answers_that_are_not_kept_are_found: AnswersOff,
+    a_claim_before_the_commit_is_found: ClaimBeforeCommit,
     an_outbox_that_is_written_after_the_commit_is_found: OutboxAfterCommit,
     a_forgotten_savepoint_is_found: SavepointForgotten,
     a_parked_key_that_is_ignored_is_found: ParkedKeyIgnored,
@@ -105,6 +106,7 @@ is_found! {
     a_mark_before_the_publish_is_found: MarkedBefore,
     a_sweep_that_never_runs_is_found: SweepOff,
     a_broker_that_is_rolled_back_unnoticed_is_found: RollBackUnnoticed,
+    an_acknowledgement_before_the_commit_is_found: AcknowledgedBefore,
     a_message_that_is_half_handled_is_found: HalfHandled,
     timers_that_never_run_are_found: TimersOff,
     a_timer_that_does_not_look_again_is_found: TimerUnchecked,

@@ -32,6 +32,11 @@ impl World<'_> {
         if incoming.is_empty() && asked.is_empty() {
             return;
         }
+        if mutation == Some(Mutation::AcknowledgedBefore) {
+            for one in &incoming {
+                self.broker.acknowledge(self.nodes[index].name, one.stream, one.sequence);
+            }
+        }
         if mutation == Some(Mutation::HalfHandled) {
             incoming.iter_mut().for_each(forget_last);
         }

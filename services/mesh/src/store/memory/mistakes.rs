@@ -11,6 +11,8 @@ pub enum Mistake {
     ForgetsAnswers,
     /// Outbox rows are written after the commit, in a transaction of their own.
     OutboxAfterCommit,
+    /// Messages are claimed before the commit, in a transaction of their own.
+    ClaimBeforeCommit,
     /// No savepoint is set, so that a roll back goes to the beginning of the transaction.
     ForgetsSavepoints,
     /// Nobody asks which keys parked events hold.

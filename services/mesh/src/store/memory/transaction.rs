@@ -144,6 +144,9 @@ impl<B: InMemory> Transaction for Tx<B> {
         }
         let (now, has) = (crate::clock::now(), |mistake| self.mistakes.has(mistake));
         let kept = &mut *self.kept;
+        if has(Mistake::ClaimBeforeCommit) {
+            kept.inbox.extend(&self.claimed);
+        }
         self.fuse.spend()?;
         kept.tables = self.tables;
         if !has(Mistake::ForgetsMessages) {
