@@ -8,6 +8,7 @@
 
 mod against;
 mod audit;
+mod collector;
 mod compare;
 mod counts;
 mod driver;
@@ -26,14 +27,14 @@ mod wire;
 use anyhow::Result;
 use clap::Subcommand;
 
-use self::run::Run;
 pub use self::{
     audit::{Audit, audit},
     line::Line,
     monolith::{Monolith, serve as monolith},
-    options::{Opponents, Payments},
+    options::{Comparison, Opponents, Payments},
     seats::{Seats, seats},
 };
+use self::{run::Run, stand::Setup};
 
 /// The benchmarks.
 #[derive(Subcommand)]
@@ -84,8 +85,10 @@ pub async fn payments(options: Payments) -> Result<()> {
     logs::kept_on_failure(async {
         match options.against {
             Some(Opponents::Monolith) => against::run(&options).await,
-            None if options.compare => compare::run(&options).await,
-            None => alone(&options).await,
+            None => match options.compare {
+                Some(what) => compare::run(&options, what).await,
+                None => alone(&options).await,
+            },
         }
     })
     .await
@@ -93,7 +96,7 @@ pub async fn payments(options: Payments) -> Result<()> {
 
 /// Measures the mesh alone.
 async fn alone(options: &Payments) -> Result<()> {
-    let mut run = Run::start(&[], &[]).await?;
+    let mut run = Run::start(&Setup::default()).await?;
     let mut lines = Vec::new();
     for &concurrency in &options.concurrency {
         let mut turns = Vec::new();

@@ -14,6 +14,7 @@ use super::{
     options::{Load, Payments},
     procs::Memory,
     run::{Run, components_of},
+    stand::Setup,
 };
 
 /// One turn of both.
@@ -121,7 +122,7 @@ impl Other {
         let memory = Memory::watch(self.opponent.pid()?);
         let rested = self.resting.read().await?;
         let (before, began) = (self.meter.read().await?, Instant::now());
-        let mut line = driver::pay_all(self.opponent.addr, &hall, concurrency).await?;
+        let mut line = driver::pay_all(self.opponent.addr, &hall, concurrency, None).await?;
         let (after, secs) = (self.meter.read().await?, began.elapsed().as_secs_f64());
         let resting = self.resting.read().await?;
         line.resident_mb = memory.most_mb().await;
@@ -137,7 +138,7 @@ impl Other {
 
 /// Pays at both by turns, so that what else the machine does meets both alike.
 pub(super) async fn run(options: &Payments) -> Result<()> {
-    let mut mesh = Run::start(&[], &[NAME]).await?;
+    let mut mesh = Run::start(&Setup { databases: &[NAME], ..Setup::default() }).await?;
     let mut other = Other::start(&mesh, options.monolith_connections).await?;
     let mut lines = Vec::new();
     let many = options.turns();

@@ -37,8 +37,14 @@ struct Seen {
     refused: usize,
 }
 
-/// Pays every hold of the hall, `concurrency` at once.
-pub(super) async fn pay_all(addr: SocketAddr, hall: &Hall, concurrency: usize) -> Result<Line> {
+/// Pays every hold of the hall, `concurrency` at once. One payment of `traced_every` asks to be
+/// recorded as a trace.
+pub(super) async fn pay_all(
+    addr: SocketAddr,
+    hall: &Hall,
+    concurrency: usize,
+    traced_every: Option<usize>,
+) -> Result<Line> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut connections = Vec::with_capacity(concurrency);
     for _ in 0..concurrency {
@@ -47,7 +53,7 @@ pub(super) async fn pay_all(addr: SocketAddr, hall: &Hall, concurrency: usize) -
     let began = Instant::now();
     let mut workers = tokio::task::JoinSet::new();
     for (paying, losing) in connections {
-        workers.spawn(work(paying, losing, hall.holds.clone(), next.clone()));
+        workers.spawn(work(paying, losing, hall.holds.clone(), next.clone(), traced_every));
     }
     let mut all = Seen::new()?;
     while let Some(seen) = workers.join_next().await {
@@ -82,16 +88,21 @@ async fn work(
     mut losing: Wire,
     holds: Arc<Vec<Hold>>,
     next: Arc<AtomicUsize>,
+    traced_every: Option<usize>,
 ) -> Result<Seen> {
     let mut seen = Seen::new()?;
-    while let Some(hold) = holds.get(next.fetch_add(1, Ordering::Relaxed)) {
+    loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let Some(hold) = holds.get(index) else { return Ok(seen) };
+        let is_traced = traced_every.is_some_and(|every| index.is_multiple_of(every));
         let began = Instant::now();
         let end = if hold.is_lost {
             // Both at once: the cancellation reaches reservation before the debit does.
-            let (paid, _) = tokio::try_join!(pay(&mut paying, hold), lose(&mut losing, hold))?;
+            let (paid, _) =
+                tokio::try_join!(pay(&mut paying, hold, is_traced), lose(&mut losing, hold))?;
             paid
         } else {
-            pay(&mut paying, hold).await?
+            pay(&mut paying, hold, is_traced).await?
         };
         seen.micros.record(began.elapsed().as_micros() as u64)?;
         match end {
@@ -100,13 +111,14 @@ async fn work(
             End::Refused => seen.refused += 1,
         }
     }
-    Ok(seen)
 }
 
-async fn pay(connection: &mut Wire, hold: &Hold) -> Result<End> {
+async fn pay(connection: &mut Wire, hold: &Hold, is_traced: bool) -> Result<End> {
     let body = format!(r#"{{"reservation_id":"{}"}}"#, hold.reservation_id);
     let key = Uuid::now_v7().to_string();
-    let headers = [("prefer", "wait=20"), ("idempotency-key", key.as_str())];
+    let traceparent = is_traced.then(traceparent);
+    let mut headers = vec![("prefer", "wait=20"), ("idempotency-key", key.as_str())];
+    headers.extend(traceparent.as_deref().map(|traceparent| ("traceparent", traceparent)));
     let (status, body) =
         send(connection, Method::POST, "/v1/payments", &hold.token, &headers, body.into()).await?;
     if status == 409 && hold.is_lost {
@@ -121,6 +133,12 @@ async fn pay(connection: &mut Wire, hold: &Hold) -> Result<End> {
         PaymentState::Failed => bail!("a payment failed that should not: {}", text()),
         PaymentState::Requested => bail!("a payment did not end in time: {}", text()),
     }
+}
+
+/// A new context that is recorded.
+fn traceparent() -> String {
+    let (trace, span) = (Uuid::new_v4().simple(), Uuid::new_v4().as_u64_pair().0 | 1);
+    format!("00-{trace}-{span:016x}-01")
 }
 
 async fn lose(connection: &mut Wire, hold: &Hold) -> Result<()> {

@@ -40,10 +40,10 @@ pub struct Payments {
     #[arg(long, default_value_t = 32, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub monolith_connections: u32,
-    /// Measures one mesh with every service and one without the listeners, by turns, at the
-    /// highest concurrency
-    #[arg(long)]
-    pub compare: bool,
+    /// Measures what one thing costs, by turns with it and without it, at the highest concurrency
+    #[arg(long, value_enum, value_name = "WHAT", num_args = 0..=1,
+        default_missing_value = "listeners")]
+    pub compare: Option<Comparison>,
     /// Turns of each line; medians are printed [default: 3 for a comparison, else 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub turns: Option<u32>,
@@ -62,6 +62,15 @@ pub enum Opponents {
     Monolith,
 }
 
+/// What `--compare` changes from one mesh to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Comparison {
+    /// The listeners: one mesh without them, and one with every service
+    Listeners,
+    /// Traces: none, none again to show the noise, 1 % of them, all of them
+    Traces,
+}
+
 /// What one turn pays.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
@@ -71,11 +80,13 @@ pub(super) struct Load {
     pub(super) lost: u32,
     /// Whether rows are counted, which takes 21 s.
     pub(super) rows: bool,
+    /// One payment of so many asks to be recorded as a trace.
+    pub(super) traced_every: Option<usize>,
 }
 
 impl Payments {
     pub(super) fn turns(&self) -> u32 {
-        let compares = self.compare || self.against.is_some();
+        let compares = self.compare.is_some() || self.against.is_some();
         self.turns.unwrap_or(if compares { TURNS } else { 1 })
     }
 
@@ -92,6 +103,7 @@ impl Payments {
             requests: requests.max(concurrency * 4),
             lost: self.compensate_percent,
             rows: !self.skip_rows && turn == self.turns(),
+            traced_every: None,
         }
     }
 }
@@ -116,8 +128,16 @@ mod tests {
     fn a_comparison_takes_three_turns() {
         assert_eq!(options("").turns(), 1);
         assert_eq!(options("--compare").turns(), 3);
+        assert_eq!(options("--compare traces").turns(), 3);
         assert_eq!(options("--against monolith").turns(), 3);
         assert_eq!(options("--against monolith --turns 5").turns(), 5);
+    }
+
+    #[test]
+    fn listeners_are_compared_unless_something_else_is_named() {
+        assert_eq!(options("").compare, None);
+        assert_eq!(options("--compare --turns 2").compare, Some(Comparison::Listeners));
+        assert_eq!(options("--compare traces").compare, Some(Comparison::Traces));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     monolith,
     options::Load,
     procs::Memory,
-    stand::Stand,
+    stand::{Setup, Stand},
 };
 use crate::{
     databases::Databases,
@@ -37,11 +37,11 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Starts a mesh without the services named, and with more databases on its server.
-    pub(super) async fn start(without: &[&str], databases: &[&str]) -> Result<Self> {
-        let stand = Stand::start(without, databases).await?;
+    /// Starts a mesh.
+    pub(super) async fn start(setup: &Setup<'_>) -> Result<Self> {
+        let stand = Stand::start(setup).await?;
         let here: Vec<&str> =
-            LISTENERS.into_iter().filter(|service| !without.contains(service)).collect();
+            LISTENERS.into_iter().filter(|service| !setup.without.contains(service)).collect();
         let listeners = Observer::open(&stand.config, &here).await?;
         let counter = Counter::open(&stand.config, listeners.client()).await?;
         let url = stand.config.database_url(payment::NAME)?;
@@ -58,7 +58,7 @@ impl Run {
     /// Makes holds and pays them. The listeners have consumed the events of the holds before the
     /// first is paid, and those of the payments before this returns.
     pub(super) async fn pay(&mut self, load: &Load) -> Result<Line> {
-        let Load { concurrency, requests, lost, rows } = *load;
+        let Load { concurrency, requests, lost, rows, traced_every } = *load;
         eprintln!("{concurrency} at once: making {requests} holds …");
         let hall = self.stand.prepare(requests, lost).await?;
         self.listeners.wait_until_caught_up(CAUGHT_UP_WITHIN).await?;
@@ -67,7 +67,7 @@ impl Run {
         eprintln!("{concurrency} at once: paying …");
         let memory = Memory::watch(self.stand.pid()?);
         let before = self.meter.read().await?;
-        let mut line = driver::pay_all(self.stand.addr, &hall, concurrency).await?;
+        let mut line = driver::pay_all(self.stand.addr, &hall, concurrency, traced_every).await?;
         let (paid, paid_at) = (self.meter.read().await?, Instant::now());
         line.resident_mb = memory.most_mb().await;
         self.listeners.wait_until_caught_up(CAUGHT_UP_WITHIN).await?;

@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     logs,
-    stand::{Entered, FANS, Stand},
+    stand::{Entered, FANS, Setup, Stand},
 };
 
 /// Seats that belong to each fan; the first half of them is held before anything is measured.
@@ -119,7 +119,7 @@ impl Times {
 /// When something cannot be started, or an answer is not as documented.
 pub async fn seats(options: Seats) -> Result<()> {
     let report = logs::kept_on_failure(async {
-        let stand = Stand::start(&[], &[]).await?;
+        let stand = Stand::start(&Setup::default()).await?;
         let report = measure(&stand, &options).await;
         stand.stop().await;
         report

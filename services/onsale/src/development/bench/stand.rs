@@ -62,6 +62,34 @@ pub(super) struct Stand {
     renewed: Instant,
 }
 
+/// What a mesh under test is made of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Setup<'a> {
+    /// The name of its log file, beside those of other meshes of the run.
+    pub(super) name: Option<&'a str>,
+    /// Services that do not run.
+    pub(super) without: &'a [&'a str],
+    /// More databases on its server.
+    pub(super) databases: &'a [&'a str],
+    /// Where the spans of requests go that ask to be recorded.
+    pub(super) collector: Option<SocketAddr>,
+}
+
+impl Setup<'_> {
+    /// The variables of OpenTelemetry. Those of this process are not for the mesh.
+    fn set_traces(&self, command: &mut Command) {
+        let inherited = std::env::vars_os().map(|(name, _)| name);
+        for name in inherited.filter(|name| name.to_string_lossy().starts_with("OTEL_")) {
+            command.env_remove(name);
+        }
+        let Some(collector) = self.collector else { return };
+        command
+            .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("http://{collector}/v1/traces"))
+            .env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+            .env("OTEL_TRACES_SAMPLER", "parentbased_always_off");
+    }
+}
+
 /// A fan with an account and points.
 #[derive(Clone)]
 pub(super) struct Fan {
@@ -107,26 +135,27 @@ impl Entered {
 }
 
 impl Stand {
-    /// Starts the mesh without the services named, with one more database for each of
-    /// `databases`, and signs the fans up.
-    pub(super) async fn start(without: &[&str], databases: &[&str]) -> Result<Self> {
+    /// Starts the mesh, and signs the fans up.
+    pub(super) async fn start(setup: &Setup<'_>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let ready_file = folder.path().join("ready.json");
         eprintln!("starting servers and services in a process of their own …");
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        setup.set_traces(&mut command);
+        let mut child = command
             .args(["dev", "--with-parent", "--http", "127.0.0.1:0", "--data"])
             .arg(folder.path().join("data"))
             .arg("--ready-file")
             .arg(&ready_file)
-            .args(without.iter().flat_map(|service| ["--without", service]))
-            .args(databases.iter().flat_map(|name| ["--database", name]))
+            .args(setup.without.iter().flat_map(|service| ["--without", service]))
+            .args(setup.databases.iter().flat_map(|name| ["--database", name]))
             .env("ONSALE_LOGIN_RATE_PER_MINUTE", "0")
             // Without a target there would be no export, and it would cost nothing.
             .env("ONSALE_EXPORT_FOLDER", folder.path().join("export"))
             // It ends when this pipe closes, however this process ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(logs::of(if without.is_empty() { "services" } else { "fewer-services" })?)
+            .stderr(logs::of(setup.name.unwrap_or("services"))?)
             .kill_on_drop(true)
             .spawn()?;
         let ready: Ready = wait_until_ready(&mut child, &ready_file).await?;
