@@ -1,13 +1,23 @@
 //! What a server can be put through: pauses, a full disk, lost files.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-use crate::{server::Server, servers::Servers};
+use crate::{account::Account, server::Server, servers::Servers};
 
-/// Where each server keeps what it must not lose, from the data folder.
-const FILES: [(&str, &str); 2] = [("nats", "nats/jetstream"), ("valkey", "valkey/appendonlydir")];
+/// Where each server keeps what it must not lose, from its own folder.
+const FILES: [(&str, &str); 4] = [
+    ("nats", "jetstream"),
+    ("nats-2", "jetstream"),
+    ("nats-3", "jetstream"),
+    ("valkey", "appendonlydir"),
+];
 
 impl Server {
     /// Pauses it with all of its children, as a virtual machine is paused: its connections stay
@@ -22,15 +32,21 @@ impl Server {
         self.signal_all(Signal::CONT);
     }
 
-    /// Lets it write no file beyond this many bytes until it is started again, as if its disk were
-    /// full.
+    /// Lets it and its children write no file beyond this many bytes until it is started again, as
+    /// if its disk were full.
     ///
     /// # Errors
     /// When it does not run.
     pub fn limit_files(&self, bytes: u64) -> io::Result<()> {
-        let pid = self.pid().and_then(id).ok_or(io::ErrorKind::NotFound)?;
-        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        Ok(prlimit(Some(pid), Resource::Fsize, limit).map(drop)?)
+        let parent = self.pid().ok_or(io::ErrorKind::NotFound)?;
+        let account = self.account();
+        // The parent first: its further children inherit the limit.
+        limit(parent, bytes, account)?;
+        for pid in children(parent) {
+            // One that has ended meanwhile writes nothing.
+            let _ = limit(pid, bytes, account);
+        }
+        Ok(())
     }
 
     fn signal_all(&self, signal: Signal) {
@@ -45,11 +61,26 @@ impl Server {
 }
 
 impl Servers {
-    /// The folder in which `nats` or `valkey` keeps what it must not lose; `None` for another.
+    /// The folder in which Valkey or a node of the broker keeps what it must not lose; `None` for
+    /// PostgreSQL.
     pub fn files_of(&self, server: &str) -> Option<PathBuf> {
-        let (_, files) = FILES.iter().find(|(name, _)| *name == server)?;
-        Some(self.folder().join(files))
+        let (name, files) = FILES.iter().find(|(name, _)| *name == server)?;
+        Some(self.folder().join(name).join(files))
     }
+}
+
+/// Limits the files of a process. Not even root may always do that to a process of another account,
+/// so the command `prlimit` does it there as that account.
+fn limit(pid: u32, bytes: u64, account: Option<&Account>) -> io::Result<()> {
+    let Some(account) = account else {
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        let pid = id(pid).ok_or(io::ErrorKind::NotFound)?;
+        return Ok(prlimit(Some(pid), Resource::Fsize, limit).map(drop)?);
+    };
+    let mut command = Command::new("prlimit");
+    command.args([format!("--pid={pid}"), format!("--fsize={bytes}:{bytes}")]);
+    let done = command.uid(account.uid).gid(account.gid).stderr(Stdio::null()).status()?;
+    if done.success() { Ok(()) } else { Err(io::Error::other(format!("prlimit: {done}"))) }
 }
 
 fn id(pid: u32) -> Option<Pid> {

@@ -13,6 +13,8 @@ pub struct Options {
     pub ports: Ports,
     /// The services that get a database and a role of their own; none by default.
     pub(crate) services: Vec<String>,
+    /// How many nodes the broker has.
+    pub(crate) nodes: usize,
     /// Where progress is reported; standard error by default.
     pub say: Say,
 }
@@ -47,11 +49,19 @@ impl Options {
         self
     }
 
+    /// The same, with a broker of three nodes, for a temporary folder. The fixed ports are those of
+    /// the first one.
+    pub fn three_nodes(mut self) -> Self {
+        self.nodes = 3;
+        self
+    }
+
     fn with(data: Data) -> Self {
         Self {
             data,
             ports: Ports::default(),
             services: Vec::new(),
+            nodes: 1,
             say: Arc::new(|line| eprintln!("{line}")),
         }
     }

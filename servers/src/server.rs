@@ -11,6 +11,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
+    account::Account,
     error::{Error, blocking},
     ports::free_port,
     process::{self, Launch},
@@ -86,6 +87,11 @@ impl Server {
     /// The id of its process, unless it was killed or stopped.
     pub fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
+    }
+
+    /// The account that it runs as; `None` for our own.
+    pub(crate) fn account(&self) -> Option<&Account> {
+        self.0.plan.launch.account.as_ref()
     }
 
     /// How it ended, if it has ended by itself since the last call.

@@ -22,12 +22,14 @@ const PREPARED_WITHIN: Duration = Duration::from_secs(60);
 
 /// NATS, PostgreSQL and Valkey, running. Dropping them stops them.
 pub struct Servers {
-    /// The broker.
+    /// The broker, or its first node.
     pub nats: Server,
     /// The databases; the URL is the administrator's.
     pub postgres: Server,
     /// The waiting room's store; the URL contains the password.
     pub valkey: Server,
+    /// The other nodes of the broker, with their monitoring ports.
+    others: Vec<(Server, u16)>,
     pub(crate) nats_monitor: u16,
     nkeys: Nkeys,
     passwords: Passwords,
@@ -63,11 +65,10 @@ impl Servers {
         let (passwords, nkeys) = Passwords::open(at, &options.services)
             .and_then(|passwords| Ok((passwords, Nkeys::open(&at.join("nkeys"), &IDENTITIES)?)))
             .map_err(failed)?;
-        let ports = options.ports;
+        let (ports, nodes) = (options.ports, options.nodes);
         // Each of them waits for the disk, so they start in parallel.
         let (nats, postgres, valkey) = std::thread::scope(|scope| {
-            let nats =
-                scope.spawn(|| nats::start(&for_nats, at, &nkeys, ports.nats, ports.nats_monitor));
+            let nats = scope.spawn(|| nats::start(&for_nats, at, &nkeys, ports, nodes));
             let valkey =
                 scope.spawn(|| valkey::start(&for_valkey, at, &passwords.valkey, ports.valkey));
             let (account, password) = (account.clone(), &passwords.postgres);
@@ -76,9 +77,10 @@ impl Servers {
             let panicked = "starting a server does not panic";
             (nats.join().expect(panicked), postgres, valkey.join().expect(panicked))
         });
-        let (nats, nats_monitor) = nats?;
+        let mut others = nats?;
+        let (nats, nats_monitor) = others.remove(0);
         let (postgres, valkey) = (postgres?, valkey?);
-        Ok(Self { nats, postgres, valkey, nats_monitor, nkeys, passwords, folder })
+        Ok(Self { nats, postgres, valkey, others, nats_monitor, nkeys, passwords, folder })
     }
 
     /// The URL of a service's database, as the role that owns it.
@@ -115,12 +117,40 @@ impl Servers {
         self.folder.path()
     }
 
-    /// The server of this name: `nats`, `postgres` or `valkey`.
-    pub fn by_name(&self, name: &str) -> Option<&Server> {
-        [&self.nats, &self.postgres, &self.valkey].into_iter().find(|server| server.name() == name)
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Server> {
+        let first = [&self.nats, &self.postgres, &self.valkey];
+        first.into_iter().chain(self.others.iter().map(|(node, _)| node))
     }
 
-    /// Stops all three servers: gracefully, or at once when their folder is temporary.
+    /// The server of this name: `nats`, `postgres` or `valkey`; `nats-2` and `nats-3` are further
+    /// nodes of the broker.
+    pub fn by_name(&self, name: &str) -> Option<&Server> {
+        self.all().find(|server| server.name() == name)
+    }
+
+    /// How many nodes the broker has.
+    pub fn nodes(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The URLs of the broker's nodes, separated by commas.
+    pub fn nats_url(&self) -> String {
+        let others = self.others.iter().map(|(node, _)| node.url());
+        [self.nats.url()].into_iter().chain(others).collect::<Vec<_>>().join(",")
+    }
+
+    /// The node that leads a stream, or with `None` the one that leads the broker; `None` when no
+    /// node knows one, and for a broker of one node.
+    pub async fn leader_of(&self, stream: Option<&str>) -> Option<&Server> {
+        let stream = stream.map(ToOwned::to_owned);
+        let monitors = [self.nats_monitor].into_iter();
+        let monitors: Vec<u16> = monitors.chain(self.others.iter().map(|other| other.1)).collect();
+        let query = move || monitors.iter().find_map(|port| nats::leader(*port, stream.as_deref()));
+        self.by_name(&tokio::task::spawn_blocking(query).await.ok()??)
+    }
+
+    /// Stops all servers: gracefully, or at once when their folder is temporary.
     pub async fn stop(self) {
         // Fails only when the runtime is shutting down; then they have been dropped.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
@@ -129,8 +159,7 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        let all = [&self.nats, &self.postgres, &self.valkey];
-        all.iter().for_each(|server| server.ask_to_end(self.folder.is_temporary()));
-        all.iter().for_each(|server| server.wait_for_end());
+        self.all().for_each(|server| server.ask_to_end(self.folder.is_temporary()));
+        self.all().for_each(|server| server.wait_for_end());
     }
 }

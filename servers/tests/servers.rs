@@ -148,6 +148,33 @@ async fn stored_data_survives_a_kill_of_each_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_on_a_full_disk_takes_nothing_and_keeps_what_it_had_taken() {
+    let servers = Servers::start(Options::temporary().databases(SERVICES)).await.unwrap();
+    let url = servers.database_url("point");
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("create table kept (n int); insert into kept values (1)")
+        .execute(&mut database)
+        .await
+        .unwrap();
+    let mut store = valkey(&servers).await;
+    let _: () = redis::cmd("SET").arg("kept").arg(1).query_async(&mut store).await.unwrap();
+    for server in [&servers.postgres, &servers.valkey] {
+        server.limit_files(16).unwrap();
+    }
+    sqlx::raw_sql("update kept set n = 2").execute(&mut database).await.unwrap_err();
+    redis::cmd("SET").arg("kept").arg(2).query_async::<()>(&mut store).await.unwrap_err();
+    for server in [&servers.postgres, &servers.valkey] {
+        server.kill();
+        server.restart().await.unwrap();
+    }
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let n: i32 = sqlx::query_scalar("select n from kept").fetch_one(&mut database).await.unwrap();
+    let mut store = valkey(&servers).await;
+    let m: i32 = redis::cmd("GET").arg("kept").query_async(&mut store).await.unwrap();
+    assert_eq!((n, m), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kept_folder_keeps_data_passwords_and_keys() {
     let above = tempfile::tempdir().unwrap();
     open(above.path());
