@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message, Subscriber, subject::ToSubject};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use serde::Deserialize;
 use tracing::warn;
 
@@ -12,6 +13,8 @@ use crate::{deadline::within, nats::error::BrokerError, service::context::Announ
 
 /// How long the broker may take to answer a health request.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long further nodes of the broker may take to answer, after one that reports an error.
+const OTHERS_WITHIN: Duration = Duration::from_millis(200);
 /// The pause before the second health request after an unfavourable answer.
 const HEALTH_AGAIN: Duration = Duration::from_millis(300);
 /// Unanswered health requests in a row after which the broker is taken to be configured without.
@@ -21,7 +24,8 @@ const HEALTH_SUBJECT: &str = "broker.health";
 
 impl Link {
     /// The error that the broker reports of itself; `None` while it is healthy, and where this
-    /// user may not ask. An unfavourable answer is asked for twice: a stream that is being deleted
+    /// user may not ask. Of several nodes one that is healthy is enough: the others work without
+    /// one that is catching up or whose disk is full. An unfavourable answer is asked for twice: a stream that is being deleted
     /// causes one for a moment.
     ///
     /// # Errors
@@ -38,22 +42,12 @@ impl Link {
     }
 
     async fn broker_says(&self) -> Result<Option<String>, BrokerError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            data: Data,
-        }
-        #[derive(Deserialize)]
-        struct Data {
-            #[serde(default)]
-            error: String,
-        }
         let unanswered = &self.0.unanswered;
         if unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX {
             return self.jetstream_answers().await.map(|()| None);
         }
-        let answered = self.request(HEALTH_SUBJECT, Bytes::new(), HEALTH_TIMEOUT).await;
-        let answer = match answered {
-            Ok(answer) => answer,
+        let fault = match self.nodes_say().await {
+            Ok(fault) => fault,
             Err(cause) => {
                 self.jetstream_answers().await.map_err(|_| cause)?;
                 // It answers other requests: its configuration may not allow this one.
@@ -64,9 +58,31 @@ impl Link {
             }
         };
         unanswered.store(0, Ordering::Relaxed);
-        let answer = serde_json::from_slice::<Answer>(&answer.payload);
-        let error = answer.map(|answer| answer.data.error).unwrap_or_default();
-        Ok((!error.is_empty()).then_some(error))
+        Ok(fault)
+    }
+
+    /// The error that the nodes of the broker report, unless one of them is healthy. How many there
+    /// are is not known here.
+    async fn nodes_say(&self) -> Result<Option<String>, BrokerError> {
+        let inbox = self.client().new_inbox();
+        let mut answers = self.subscribe(inbox.clone()).await?;
+        self.publish(HEALTH_SUBJECT, Some(inbox), HeaderMap::new(), Bytes::new()).await?;
+        let (mut limit, mut fault) = (HEALTH_TIMEOUT, None);
+        loop {
+            match within(limit, BROKER, answers.next()).await {
+                // The broker itself says so when nobody answers.
+                Ok(Some(answer)) if answer.status.is_some() => {
+                    return Err(BrokerError::NoResponders);
+                }
+                Ok(Some(answer)) => match error_in(&answer.payload) {
+                    None => return Ok(None),
+                    said => fault = fault.or(said),
+                },
+                Ok(None) => return fault.map(Some).ok_or(BrokerError::Disconnected),
+                Err(late) => return fault.map(Some).ok_or(late.into()),
+            }
+            limit = OTHERS_WITHIN;
+        }
     }
 
     async fn jetstream_answers(&self) -> Result<(), BrokerError> {
@@ -188,4 +204,19 @@ impl Link {
     ) -> Result<Subscriber, BrokerError> {
         Ok(within(SEND_TIMEOUT, BROKER, self.answers().subscribe(subject)).await??)
     }
+}
+
+/// The error in the answer of one node to a health request.
+fn error_in(answer: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(default)]
+        error: String,
+    }
+    let answer = serde_json::from_slice::<Answer>(answer).ok()?;
+    Some(answer.data.error).filter(|error| !error.is_empty())
 }
