@@ -228,6 +228,7 @@ fn the_binary_reads_every_variable_that_it_gets() {
             .map(|identity| (identity, text()))
             .collect(),
         http_addr: Some(HTTP_ADDR.parse().expect("an address")),
+        replicas: None,
     };
     let read: BTreeSet<_> = config.to_env().into_iter().map(|(name, _)| name).collect();
     let ours = SERVICES.into_iter().chain(JOBS);

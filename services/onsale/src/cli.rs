@@ -213,7 +213,10 @@ async fn run_services(options: Run) -> Result<()> {
     };
     names.iter().try_for_each(|name| registry::find(name).map(drop))?;
     #[cfg(feature = "development")]
-    development::crash::arm()?;
+    {
+        development::crash::arm()?;
+        development::clock::follow()?;
+    }
     let config = Config::from_env(&names)?;
     let health = match config::health_addr()? {
         Some(addr) => Some(health::Listener::open(addr).await?),

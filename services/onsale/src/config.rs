@@ -20,6 +20,8 @@ pub const HTTP_ADDR: &str = "127.0.0.1:8080";
 
 /// The variable that names a folder of seeds.
 const NKEY_DIR: &str = "ONSALE_NKEY_DIR";
+/// How many nodes of the broker keep each stream.
+const REPLICAS: &str = "ONSALE_NATS_REPLICAS";
 
 /// The NATS user with which a service answers: `<service>-answers`. Its other one publishes.
 pub fn answers(service: &str) -> String {
@@ -66,6 +68,10 @@ pub struct Config {
     pub nkey_seeds: BTreeMap<String, String>,
     /// `ONSALE_HTTP_ADDR`.
     pub http_addr: Option<SocketAddr>,
+    /// `ONSALE_NATS_REPLICAS`: how many nodes of the broker keep each stream; `None` for what
+    /// `jetstream/` says.
+    #[serde(default)]
+    pub replicas: Option<u8>,
 }
 
 impl Config {
@@ -102,6 +108,7 @@ impl Config {
             nats_url: optional("ONSALE_NATS_URL").unwrap_or_default(),
             valkey_url: optional("ONSALE_VALKEY_URL").unwrap_or_default(),
             http_addr: Some(http_addr()?),
+            replicas: replicas()?,
             ..Self::default()
         };
         for identity in identities {
@@ -172,6 +179,16 @@ pub fn http_addr() -> Result<SocketAddr> {
     addr.parse().with_context(|| format!("ONSALE_HTTP_ADDR={addr} is not an address with a port"))
 }
 
+/// `ONSALE_NATS_REPLICAS`.
+fn replicas() -> Result<Option<u8>> {
+    optional(REPLICAS).map(|text| replicas_of(&text)).transpose()
+}
+
+fn replicas_of(text: &str) -> Result<u8> {
+    let count = text.parse().ok().filter(|count| (1..=5).contains(count));
+    count.with_context(|| format!("{REPLICAS}={text} is not a number from 1 to 5"))
+}
+
 /// `ONSALE_HEALTH_ADDR`: where `/healthz` and `/readyz` of a single service are served.
 ///
 /// # Errors
@@ -214,6 +231,14 @@ fn optional(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_keeps_a_stream_on_one_to_five_nodes() {
+        assert_eq!(replicas_of("3").unwrap(), 3);
+        for text in ["0", "6", "-1", "three"] {
+            assert!(replicas_of(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_missing_database_is_reported_with_its_variable() {

@@ -16,10 +16,12 @@
 //! | `bench` | benchmarks |
 //! | `chaos` | a sale under faults |
 //! | `crash` | a process that ends at a given step |
+//! | `clock` | a process whose clock is moved |
 
 pub mod bench;
 pub mod box_office;
 pub mod chaos;
+pub(crate) mod clock;
 pub(crate) mod crash;
 pub mod demo;
 pub mod dev;

@@ -386,7 +386,7 @@ pub async fn migrate(config: &Config, services: &[&str]) -> Result<()> {
 /// When the broker refuses.
 pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
     let link = link(config, PROVISIONER, Tracer::off()).await?;
-    let changed = topology()?.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
+    let changed = topology(config)?.apply(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
     Ok(changed)
 }
@@ -399,18 +399,23 @@ pub async fn apply_topology(config: &Config) -> Result<Vec<String>> {
 pub async fn check_topology(config: &Config) -> Result<Vec<String>> {
     let settings = link_settings(config, PROVISIONER);
     let link = Link::connect_now(settings, Tracer::off()).await.map_err(anyhow::Error::msg)?;
-    let topology = topology()?;
+    let topology = topology(config)?;
     let drifts = topology.check(&link).await.map_err(|error| anyhow!("{error}"))?;
     link.drain().await;
     let against_files = drifts.iter().map(ToString::to_string);
     Ok(against_files.chain(topology.compare(&wirings())).collect())
 }
 
-/// `jetstream/`, parsed.
+/// `jetstream/`, parsed, with as many replicas as the configuration says.
 ///
 /// # Errors
 /// When a file is not a configuration of NATS.
-pub fn topology() -> Result<mesh::topology::Topology> {
+pub fn topology(config: &Config) -> Result<mesh::topology::Topology> {
     let (streams, consumers) = (files::jetstream("streams"), files::jetstream("consumers"));
-    mesh::topology::Topology::parse(&streams, &consumers).map_err(|error| anyhow!("{error}"))
+    let topology = mesh::topology::Topology::parse(&streams, &consumers);
+    let topology = topology.map_err(|error| anyhow!("{error}"))?;
+    Ok(match config.replicas {
+        Some(count) => topology.with_replicas(count),
+        None => topology,
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use events::CONTRACTS;
 use mesh::Wiring;
+use onsale::config::Config;
 use onsale::registry::{self, SERVICES};
 
 fn set(names: impl IntoIterator<Item = &'static str>) -> BTreeSet<&'static str> {
@@ -35,7 +36,7 @@ fn the_contracts_are_those_of_the_services() {
 
 #[test]
 fn every_service_that_emits_events_has_a_stream() {
-    let topology = onsale::fleet::topology().expect("it is read");
+    let topology = onsale::fleet::topology(&Config::default()).expect("it is read");
     let name = |stream: &str| stream.to_lowercase().replace('_', "-");
     let streams: BTreeSet<String> = topology.streams().map(name).collect();
     let producers: BTreeSet<String> = producers().into_iter().map(str::to_owned).collect();

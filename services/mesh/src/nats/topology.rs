@@ -137,6 +137,16 @@ impl Topology {
         Ok(topology)
     }
 
+    /// The same with every stream kept by so many nodes of the broker, and its consumers as well:
+    /// their files leave that to their streams.
+    #[must_use]
+    pub fn with_replicas(mut self, count: u8) -> Self {
+        for config in self.streams.values_mut() {
+            config.insert("num_replicas".to_owned(), count.into());
+        }
+        self
+    }
+
     /// The names of the streams.
     pub fn streams(&self) -> impl Iterator<Item = &str> {
         self.streams.keys().map(String::as_str)
@@ -429,6 +439,12 @@ mod tests {
         let unstored = Wiring { timers: vec![("late", &["payment.failed"])], ..payment() };
         let wrong = topology.compare(&[unstored]);
         assert_eq!(wrong, ["payment emits payment.failed, which no stream stores"]);
+    }
+
+    #[test]
+    fn every_stream_is_kept_by_as_many_nodes_as_wanted() {
+        let topology = topology("[]").with_replicas(3);
+        assert_eq!(topology.streams["POINT"]["num_replicas"], 3);
     }
 
     #[test]

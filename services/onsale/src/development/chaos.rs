@@ -20,8 +20,8 @@ use std::{
 };
 
 use anstream::println;
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use uuid::Uuid;
 
@@ -33,8 +33,8 @@ use check::Verdict;
 use fans::Load;
 use fault::{Fault, Targets};
 use history::History;
-use processes::{Processes, SERVERS};
-use servers::Servers;
+use processes::Processes;
+use servers::{Options, Servers};
 
 pub use fault::Kind;
 pub use report::{ChaosReport, Struck};
@@ -61,6 +61,9 @@ pub struct Chaos {
     /// The seed that chooses the faults; another one each time when absent
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Nodes of the broker, 1 or 3: three keep every stream, and a fault hits one of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = nodes)]
+    pub nodes: u8,
     /// Only faults of these kinds
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub only: Vec<Kind>,
@@ -96,7 +99,11 @@ pub async fn run(options: Chaos) -> Result<()> {
     }
     match report.wrong().len() {
         0 => Ok(()),
-        wrong => bail!("{wrong} things are wrong; the same faults again: --seed {}", report.seed),
+        wrong => bail!(
+            "{wrong} things are wrong; the same faults again: --seed {} --nodes {}",
+            report.seed,
+            report.nodes
+        ),
     }
 }
 
@@ -107,18 +114,23 @@ pub async fn run(options: Chaos) -> Result<()> {
 pub async fn make(options: &Chaos, say: Arc<dyn Fn(&str) + Send + Sync>) -> Result<ChaosReport> {
     let seed = options.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
     say(&format!("seed {seed}"));
-    let env = Environment::start(None, say.clone()).await?;
+    let mut deck = Deck::of(&options.only, options.nodes)?;
+    let mut servers = Options::temporary();
+    if options.nodes > 1 {
+        servers = servers.three_nodes();
+    }
+    let env = Environment::start_own(servers, &[], say.clone()).await?;
     let logs = options.report.join("logs");
     // Logs of an earlier run say nothing about this one.
     let _ = std::fs::remove_dir_all(&logs);
     say("starting one process per service, and two of the busy ones");
     let mut processes = Processes::start(&env, &logs).await?;
     let keeper = tokio::spawn(topology::keep(env.config.clone()));
-    let made = strike(options, seed, &env, &mut processes, &say).await;
+    let made = strike(options, &mut deck, seed, &env, &mut processes, &say).await;
     keeper.abort();
     processes.stop().await;
     if let Some(servers) = &env.servers {
-        keep_logs(servers.folder(), &logs);
+        keep_logs(servers, &logs);
     }
     env.stop().await;
     if let Ok(report) = &made {
@@ -130,6 +142,7 @@ pub async fn make(options: &Chaos, say: Arc<dyn Fn(&str) + Send + Sync>) -> Resu
 
 async fn strike(
     options: &Chaos,
+    deck: &mut Deck,
     seed: u64,
     env: &Environment,
     processes: &mut Processes,
@@ -148,13 +161,12 @@ async fn strike(
         ended: Vec::new(),
     };
     let began = Instant::now();
-    let mut deck = Deck::of(&options.only);
     while began.elapsed() < options.lasts
         && options.faults.is_none_or(|most| run.faults.len() < most)
     {
-        let faults = deck.deal(processes, &mut run.random);
+        let mut faults = deck.deal(processes, &mut run.random);
         let mut targets = Targets { processes: &mut *processes, servers };
-        let struck = run.strike(&faults, &mut targets).await?;
+        let struck = run.strike(&mut faults, &mut targets).await?;
         say(&line(run.count(), &struck));
         let is_stuck = struck.recovered_secs.is_none();
         run.faults.push(struck);
@@ -175,6 +187,7 @@ async fn strike(
     let verdict = Verdict::of(&answers, &env.config, &databases).await?;
     let mut report = ChaosReport {
         seed,
+        nodes: options.nodes,
         secs: report::secs(lasted),
         faults: run.faults,
         payments_ended: 0,
@@ -195,7 +208,7 @@ async fn strike(
 /// Starts those servers again that have ended by themselves, and names them.
 async fn servers_ended(servers: &Servers) -> Result<Vec<String>> {
     let mut ended = Vec::new();
-    for server in SERVERS.into_iter().filter_map(|name| servers.by_name(name)) {
+    for server in servers.all() {
         if let Some(status) = server.ended() {
             let said = server.last_line();
             ended.push(format!("{} ended by itself: {status}: {said}", server.name()));
@@ -206,10 +219,10 @@ async fn servers_ended(servers: &Servers) -> Result<Vec<String>> {
 }
 
 /// Copies what the servers have logged: their folder is deleted.
-fn keep_logs(from: &Path, to: &Path) {
-    for name in SERVERS {
-        let log = format!("{name}.log");
-        for folder in [from.join(name), from.to_owned()] {
+fn keep_logs(servers: &Servers, to: &Path) {
+    for server in servers.all() {
+        let (from, log) = (servers.folder(), format!("{}.log", server.name()));
+        for folder in [from.join(server.name()), from.to_owned()] {
             // The report does without.
             let _ = std::fs::copy(folder.join(&log), to.join(&log));
         }
@@ -230,17 +243,17 @@ impl Run {
     }
 
     /// Makes faults at once, undoes them, and waits until something is sold again.
-    async fn strike(&self, faults: &[Fault], on: &mut Targets<'_>) -> Result<Struck> {
+    async fn strike(&self, faults: &mut [Fault], on: &mut Targets<'_>) -> Result<Struck> {
         let (began, mut kinds) = (Instant::now(), Vec::new());
-        let targets = faults.iter().map(|fault| fault.target(on.processes)).collect();
         let may_be_noticed = faults.iter().any(|fault| fault.may_be_noticed(on.processes));
-        for fault in faults {
+        for fault in faults.iter_mut() {
             let struck = fault.strike(on).await;
             kinds.push(struck.with_context(|| format!("making {}", fault.kind))?);
         }
         let lasts = faults.iter().map(|fault| fault.lasts).max().unwrap_or_default();
         tokio::time::sleep(lasts).await;
-        for fault in faults {
+        let targets = faults.iter().map(|fault| fault.target(on.processes)).collect();
+        for fault in faults.iter() {
             fault.heal(on).await.with_context(|| format!("undoing {}", fault.kind))?;
         }
         let healed = Instant::now();
@@ -256,6 +269,7 @@ impl Run {
             recovered_secs: recovered.ok().map(report::secs),
             first_event_secs,
             failures: self.history.failures_between(began, now),
+            noticed: self.history.noticed_between(began, now),
             may_be_noticed,
         })
     }
@@ -315,12 +329,15 @@ struct Deck {
 }
 
 impl Deck {
-    fn of(only: &[Kind]) -> Self {
+    fn of(only: &[Kind], nodes: u8) -> Result<Self> {
         let kinds = match only {
-            [] => Kind::value_variants().to_vec(),
+            [] => Kind::all(nodes).collect(),
             only => only.to_vec(),
         };
-        Self { kinds, left: Vec::new() }
+        for kind in &kinds {
+            ensure!(kind.is_possible(nodes), "{kind} needs a broker of three nodes: --nodes 3");
+        }
+        Ok(Self { kinds, left: Vec::new() })
     }
 
     /// The next fault, now and then with another one.
@@ -359,6 +376,14 @@ fn line(count: usize, struck: &Struck) -> String {
     )
 }
 
+/// How many nodes the broker has.
+fn nodes(text: &str) -> Result<u8> {
+    match text.parse() {
+        Ok(nodes @ (1 | 3)) => Ok(nodes),
+        _ => bail!("1 or 3: with two, one that is down stops both"),
+    }
+}
+
 /// Seconds, or a number with `s`, `m` or `h`.
 fn duration(text: &str) -> Result<Duration> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
@@ -378,6 +403,15 @@ fn duration(text: &str) -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_that_needs_three_nodes_is_refused_with_one() {
+        assert!(Deck::of(&[Kind::Leader], 1).is_err());
+        let kinds = |nodes| Deck::of(&[], nodes).unwrap().kinds;
+        assert!(!kinds(1).contains(&Kind::Leader));
+        assert!(kinds(3).contains(&Kind::Leader));
+        assert!(nodes("2").is_err());
+    }
 
     #[test]
     fn a_time_is_seconds_or_has_a_unit() {

@@ -76,7 +76,7 @@ impl Environment {
         others: &[String],
         say: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self> {
-        let (servers, config, operator) = if Config::names_servers() {
+        if Config::names_servers() {
             say("using the servers named in the environment");
             let identities: Vec<&str> = SERVICES.into_iter().chain([PROVISIONER]).collect();
             let mut config = Config::from_env(&identities)?;
@@ -84,20 +84,38 @@ impl Environment {
             config.nkey_seeds.extend(Config::named_in_env(&[OPERATOR])?.nkey_seeds);
             let others: Vec<&str> = others.iter().map(String::as_str).collect();
             config.database_urls.extend(Config::named_in_env(&others)?.database_urls);
-            (None, config, operator_from_env()?)
-        } else {
-            let mut options = folder
-                .map_or_else(Options::temporary, Options::folder)
-                .databases(WITH_DATABASE)
-                .databases(others.iter().map(String::as_str));
-            options.say = say.clone();
-            let servers = Servers::start(options).await?;
-            let operator = operator_of(servers.folder())?;
-            let mut config = config_of(&servers);
-            let url = |name: &String| (name.clone(), servers.database_url(name));
-            config.database_urls.extend(others.iter().map(url));
-            (Some(servers), config, operator)
-        };
+            return Self::prepare(None, config, operator_from_env()?, &say).await;
+        }
+        let options = folder.map_or_else(Options::temporary, Options::folder);
+        Self::start_own(options, others, say).await
+    }
+
+    /// The same on servers of our own with these options, whatever the environment names.
+    ///
+    /// # Errors
+    /// As [`Environment::start`].
+    pub async fn start_own(
+        options: Options,
+        others: &[String],
+        say: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<Self> {
+        let mut options =
+            options.databases(WITH_DATABASE).databases(others.iter().map(String::as_str));
+        options.say = say.clone();
+        let servers = Servers::start(options).await?;
+        let operator = operator_of(servers.folder())?;
+        let mut config = config_of(&servers);
+        let url = |name: &String| (name.clone(), servers.database_url(name));
+        config.database_urls.extend(others.iter().map(url));
+        Self::prepare(Some(servers), config, operator, &say).await
+    }
+
+    async fn prepare(
+        servers: Option<Servers>,
+        config: Config,
+        operator: Credentials,
+        say: &Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<Self> {
         say("migrating the databases");
         fleet::migrate(&config, &WITH_DATABASE).await?;
         say("applying streams and consumers");
@@ -160,7 +178,8 @@ impl Environment {
 
 fn config_of(servers: &Servers) -> Config {
     let mut config = Config {
-        nats_url: servers.nats.url().to_owned(),
+        nats_url: servers.nats_url(),
+        replicas: u8::try_from(servers.nodes()).ok().filter(|nodes| *nodes > 1),
         valkey_url: servers.valkey.url().to_owned(),
         ..Config::default()
     };

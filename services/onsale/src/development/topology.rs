@@ -26,7 +26,7 @@ pub async fn keep(config: Config) {
 
 async fn mend(config: &Config) -> Result<()> {
     let link = fleet::link(config, PROVISIONER, Tracer::off()).await?;
-    let topology = fleet::topology()?;
+    let topology = fleet::topology(config)?;
     loop {
         let missing = topology.missing(&link).await.map_err(|error| anyhow!("{error}"))?;
         if !missing.is_empty() {

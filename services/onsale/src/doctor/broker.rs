@@ -106,7 +106,7 @@ pub(super) async fn room(config: &Config) -> Outcome {
         return skipped("the operator's seed is not configured");
     };
     let client = MeshClient::new(link.clone());
-    let topology = fleet::topology()?;
+    let topology = fleet::topology(config)?;
     let (mut full, mut fullest) = (Vec::new(), 0);
     for stream in topology.streams() {
         // Another check reports a missing stream.

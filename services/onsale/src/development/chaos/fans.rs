@@ -220,6 +220,19 @@ impl Request {
 impl Stage {
     /// Sends a request, through whichever gateway answers, until it is answered.
     async fn send(&self, index: usize, request: &Request, token: Option<&str>) -> Result<Answer> {
+        let (began, mut failed) = (Instant::now(), false);
+        let answered = self.send_until_answered(index, request, token, &mut failed).await;
+        self.history.ended(began, failed);
+        answered
+    }
+
+    async fn send_until_answered(
+        &self,
+        index: usize,
+        request: &Request,
+        token: Option<&str>,
+        failed: &mut bool,
+    ) -> Result<Answer> {
         let until = Instant::now() + PATIENCE;
         let mut at = index;
         loop {
@@ -246,6 +259,7 @@ impl Stage {
                 Ok(Err(_)) => "connection lost".to_owned(),
                 Err(_) => "no answer in time".to_owned(),
             };
+            *failed = true;
             self.history.failed(why.clone());
             if Instant::now() > until {
                 bail!("{} {}: {why} for {PATIENCE:?}", request.method, request.path);

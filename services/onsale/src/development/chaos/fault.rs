@@ -1,6 +1,6 @@
 //! The faults: what is done to which part, for how long, and how it is undone.
 
-use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
+use std::{fmt, fs, ops::RangeInclusive, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -14,12 +14,17 @@ use serde::Serialize;
 use servers::{Server, Servers};
 
 use super::{
-    processes::{Process, Processes, SERVERS},
+    processes::{Process, Processes},
     proxy::Wire,
 };
 
-/// The largest file that a broker may write whose disk is full: less than any stream needs.
+/// The largest file that a server may write whose disk is full: less than it needs for anything …
 const NO_ROOM: u64 = 16;
+/// … and of PostgreSQL: its log has room, which says what happened, and its WAL has none, because
+/// it writes into files of 16 MiB.
+const NO_ROOM_FOR_WAL: u64 = 1024 * 1024;
+/// By how much a clock is moved: more than `onsale doctor` calls wrong, now and then.
+const MOVED_MILLIS: RangeInclusive<i64> = 2_000..=9_000;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
@@ -53,16 +58,20 @@ pub enum Kind {
     Slow,
     /// No process reaches a server
     Partition,
-    /// The broker goes back to an older copy of its files
+    /// The broker, or one of its nodes, goes back to an older copy of its files
     RollBack,
-    /// The broker loses all of its files
+    /// The broker, or one of its nodes, loses all of its files
     Wipe,
     /// The broker loses all of its files, twice within seconds
     WipeTwice,
     /// Valkey loses everything
     Empty,
-    /// The broker's disk is full, until it is started again with room
+    /// The disk of a server is full, until it is started again with room
     FullDisk,
+    /// The node of the broker that leads a stream, or all of them, is killed (with --nodes 3)
+    Leader,
+    /// The clock of a process jumps by 2 to 9 seconds, forwards or back, and later back again
+    Clock,
 }
 
 impl fmt::Display for Kind {
@@ -72,7 +81,26 @@ impl fmt::Display for Kind {
     }
 }
 
+/// The servers, by what they are. The broker may have several nodes.
+const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
+/// Whose leader is killed: that of a stream, or of the broker.
+const LED: [Option<&str>; 5] =
+    [None, Some("PAYMENT"), Some("POINT"), Some("QUEUE"), Some("RESERVATION")];
+/// How long an election may take.
+const ELECTED_WITHIN: Duration = Duration::from_secs(20);
+
 impl Kind {
+    /// All that can be made with so many nodes of the broker.
+    pub fn all(nodes: u8) -> impl Iterator<Item = Self> {
+        let all = Self::value_variants().iter().copied();
+        all.filter(move |kind| kind.is_possible(nodes))
+    }
+
+    /// Whether it can be made with so many nodes of the broker.
+    pub(super) fn is_possible(self, nodes: u8) -> bool {
+        self != Self::Leader || nodes > 1
+    }
+
     /// Whether it changes the broker's files or process; two of those cannot happen at once.
     fn is_of_server(self) -> bool {
         matches!(
@@ -85,6 +113,7 @@ impl Kind {
                 | Self::WipeTwice
                 | Self::Empty
                 | Self::FullDisk
+                | Self::Leader
         )
     }
 
@@ -109,6 +138,10 @@ pub(super) struct Fault {
     pub(super) lasts: Duration,
     /// Where a crash happens.
     crash: CrashAt,
+    /// By how much a clock is moved.
+    ahead_millis: i64,
+    /// Which stream's leader is killed; `None` for that of the broker.
+    led: Option<&'static str>,
 }
 
 /// What faults are done to.
@@ -129,6 +162,7 @@ impl Fault {
             | Kind::WipeTwice => 0..=1,
             Kind::KillServer | Kind::RestartServer | Kind::Empty => 0..=1_500,
             Kind::RollBack => 200..=4_000,
+            Kind::Clock => 1_000..=6_000,
             // Longer than every timeout of the mesh, now and then.
             Kind::Pause | Kind::Silence if random.random_range(0..10) == 0 => 12_000..=15_000,
             _ => 300..=4_000,
@@ -140,17 +174,23 @@ impl Fault {
         let (process, of) = all.choose(random).expect("services run");
         let used: Vec<&'static str> = match kind {
             // A connection that does not exist cannot be cut.
-            Kind::Cut | Kind::Reset | Kind::Silence => of.servers().collect(),
+            Kind::Cut | Kind::Reset | Kind::Silence => of.connected().collect(),
             _ => SERVERS.to_vec(),
         };
-        let server = match kind {
-            Kind::RollBack | Kind::Wipe | Kind::WipeTwice | Kind::FullDisk => "nats",
+        let mut server = match kind {
+            Kind::RollBack | Kind::Wipe | Kind::WipeTwice => "nats",
             Kind::Empty => "valkey",
             _ => used.choose(random).copied().unwrap_or("nats"),
         };
+        if server == "nats" && used == SERVERS {
+            server = nodes(of).choose(random).unwrap_or(server);
+        }
         let step = *Step::ALL.choose(random).unwrap_or(&Step::Committed);
         let crash = CrashAt { step, arrival: random.random_range(1..=20) };
-        Self { kind, process, server, lasts, crash }
+        let sign = if random.random() { 1 } else { -1 };
+        let ahead_millis = sign * random.random_range(MOVED_MILLIS);
+        let led = LED.choose(random).copied().flatten();
+        Self { kind, process, server, lasts, crash, ahead_millis, led }
     }
 
     /// Whether it can happen while the other one does. A rolling restart waits for each process to
@@ -169,8 +209,14 @@ impl Fault {
         match self.kind {
             Kind::Roll => "every process".to_owned(),
             Kind::Crash => format!("{} at {}", name(), self.crash),
+            Kind::Clock => {
+                format!("{} by {:+.1} s", name(), self.ahead_millis as f64 / 1_000.0)
+            }
             kind if kind.is_of_process() => name().to_owned(),
             Kind::Cut | Kind::Reset | Kind::Silence => format!("{} to {}", name(), self.server),
+            Kind::Leader => {
+                format!("{}, which led {}", self.server, self.led.unwrap_or("the broker"))
+            }
             Kind::Slow | Kind::Partition => format!("everything to {}", self.server),
             _ => self.server.to_owned(),
         }
@@ -204,8 +250,9 @@ impl Fault {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub(super) async fn strike(&self, on: &mut Targets<'_>) -> Result<Kind> {
-        let wire = |wire| on.processes.wire(self.server, Some(self.process), wire);
+    pub(super) async fn strike(&mut self, on: &mut Targets<'_>) -> Result<Kind> {
+        let (server, process) = (self.server, self.process);
+        let wire = |wire| on.processes.wire(server, Some(process), wire);
         match self.kind {
             Kind::Kill | Kind::Outage => on.processes.at(self.process).kill().await?,
             Kind::Crash => {
@@ -236,10 +283,18 @@ impl Fault {
             Kind::Silence => wire(Wire::Silent),
             Kind::Slow => on.processes.wire(self.server, None, Wire::Slow(SLOWER)),
             Kind::Partition => on.processes.wire(self.server, None, Wire::Silent),
-            Kind::RollBack => copy_store(on.servers)?,
-            Kind::FullDisk => {
-                self.server(on)?.limit_files(NO_ROOM).context("limiting the broker's files")?;
+            Kind::RollBack => copy_store(on.servers, self.server(on)?)?,
+            Kind::Leader => {
+                let leader = leader(on.servers, self.led).await?;
+                leader.kill();
+                self.server = leader.name();
             }
+            Kind::FullDisk => {
+                let server = self.server(on)?;
+                let room = if self.server == "postgres" { NO_ROOM_FOR_WAL } else { NO_ROOM };
+                server.limit_files(room).with_context(|| format!("limiting {}", self.server))?;
+            }
+            Kind::Clock => on.processes.at(self.process).move_clock(self.ahead_millis)?,
         }
         Ok(self.kind)
     }
@@ -256,10 +311,17 @@ impl Fault {
             }
             Kind::Pause => on.processes.at(self.process).resume(),
             Kind::Roll => {}
-            Kind::KillServer | Kind::RestartServer | Kind::FullDisk => {
+            Kind::KillServer | Kind::RestartServer | Kind::Leader => {
                 self.server(on)?.restart().await?;
             }
+            Kind::FullDisk => {
+                let server = self.server(on)?;
+                // PostgreSQL does not stop in order while it fails to recover.
+                server.kill();
+                server.restart().await?;
+            }
             Kind::PauseServer => self.server(on)?.resume(),
+            Kind::Clock => on.processes.at(self.process).move_clock(0)?,
             Kind::Cut | Kind::Reset | Kind::Silence => wire(Wire::Open),
             Kind::Slow | Kind::Partition => on.processes.wire(self.server, None, Wire::Open),
             Kind::RollBack => {
@@ -302,6 +364,25 @@ async fn wait_until_ready(process: &Process) -> Result<()> {
     waited.with_context(|| format!("{} is not ready in time", process.name))
 }
 
+/// The nodes of the broker.
+fn nodes(process: &Process) -> impl Iterator<Item = &'static str> {
+    process.servers().filter(|server| server.starts_with("nats"))
+}
+
+/// The node that leads, once one does: there may be an election.
+async fn leader<'a>(servers: &'a Servers, of: Option<&str>) -> Result<&'a Server> {
+    let elected = async {
+        loop {
+            match servers.leader_of(of).await {
+                Some(leader) if leader.pid().is_some() => return leader,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let elected = tokio::time::timeout(ELECTED_WITHIN, elected).await;
+    elected.with_context(|| format!("nothing leads {}", of.unwrap_or("the broker")))
+}
+
 /// Where the broker's files are copied to.
 fn copy_of_store(servers: &Servers) -> PathBuf {
     servers.folder().join("nats-copy")
@@ -312,13 +393,13 @@ fn files(servers: &Servers, server: &str) -> Result<PathBuf> {
     servers.files_of(server).with_context(|| format!("{server} keeps its files elsewhere"))
 }
 
-/// Copies the broker's files while it is paused: what a snapshot of its disk has.
-fn copy_store(servers: &Servers) -> Result<()> {
-    let (store, copy) = (files(servers, "nats")?, copy_of_store(servers));
+/// Copies the files of a broker while it is paused: what a snapshot of its disk has.
+fn copy_store(servers: &Servers, nats: &Server) -> Result<()> {
+    let (store, copy) = (files(servers, nats.name())?, copy_of_store(servers));
     let _ = fs::remove_dir_all(&copy);
-    servers.nats.pause();
+    nats.pause();
     let copied = Command::new("cp").arg("-a").arg(&store).arg(&copy).status();
-    servers.nats.resume();
+    nats.resume();
     ensure!(copied.context("cp")?.success(), "the broker's files cannot be copied");
     Ok(())
 }

@@ -11,7 +11,11 @@ use events::{
     payment::{Payment, PaymentState},
     reservation::Reservation,
 };
+use serde::Serialize;
 use uuid::Uuid;
+
+/// A client that waits longer than this for an answer notices it.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// Everything that clients were answered; clones share it.
 #[derive(Clone)]
@@ -38,6 +42,8 @@ pub(super) struct Answers {
     pub(super) ends: Vec<End>,
     /// Requests that failed, and were sent again.
     pub(super) failures: Vec<Failure>,
+    /// Requests that were answered, or given up, in the order of that.
+    pub(super) requests: Vec<Request>,
     /// Answers that nobody should get, by what they say.
     pub(super) strange: BTreeMap<String, u64>,
 }
@@ -49,6 +55,31 @@ pub(super) struct End {
     pub(super) asked_at: Instant,
     /// When the end was answered.
     pub(super) ended_at: Instant,
+}
+
+/// One request, with all times that it was sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    began: Instant,
+    ended: Instant,
+    /// Whether it failed at least once, and was sent again.
+    failed: bool,
+}
+
+impl Request {
+    /// Whether its client noticed that something was wrong: an error, or a long wait.
+    fn was_noticed(&self) -> bool {
+        self.failed || self.ended - self.began > LONG_WAIT
+    }
+}
+
+/// How many requests were under way, and how many of their clients noticed something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Noticed {
+    /// Requests that were under way.
+    pub requests: usize,
+    /// Those that failed at least once and were sent again, or took longer than a second.
+    pub noticed: usize,
 }
 
 /// One request that was not answered as it should be.
@@ -112,6 +143,11 @@ impl History {
         self.answers().failures.push(Failure { at: Instant::now(), why });
     }
 
+    /// A request was answered, or given up.
+    pub(super) fn ended(&self, began: Instant, failed: bool) {
+        self.answers().requests.push(Request { began, ended: Instant::now(), failed });
+    }
+
     /// Nobody should get this answer.
     pub(super) fn strange(&self, what: String) {
         *self.answers().strange.entry(what).or_default() += 1;
@@ -120,6 +156,17 @@ impl History {
     /// Whether a payment that was requested after `since` has ended.
     pub(super) fn sells_since(&self, since: Instant) -> bool {
         self.answers().ends.iter().rev().take(200).any(|end| end.asked_at >= since)
+    }
+
+    /// Requests that were under way between one moment and another, as far as they have ended.
+    pub(super) fn noticed_between(&self, from: Instant, to: Instant) -> Noticed {
+        let answers = self.answers();
+        let ended_since = answers.requests.iter().rev().take_while(|one| one.ended >= from);
+        let under_way = ended_since.filter(|one| one.began <= to);
+        under_way.fold(Noticed::default(), |sum, one| Noticed {
+            requests: sum.requests + 1,
+            noticed: sum.noticed + usize::from(one.was_noticed()),
+        })
     }
 
     /// Requests that failed from one moment to another.

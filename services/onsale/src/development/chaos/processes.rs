@@ -20,7 +20,7 @@ use super::proxy::{Proxy, Wire};
 use crate::{
     config::Config,
     development::{
-        crash,
+        clock, crash,
         environment::{Environment, ask_to_stop},
     },
     http::Http,
@@ -38,8 +38,6 @@ const CRASHED_WITHIN: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_millis(20);
 /// How long a process may take to answer whether it is ready.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// The servers that a process may be connected to.
-pub(super) const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
 
 /// One process of a service.
 pub(super) struct Process {
@@ -50,6 +48,8 @@ pub(super) struct Process {
     env: Vec<(String, String)>,
     health: SocketAddr,
     log: PathBuf,
+    /// Says by how much its clock is moved.
+    clock: PathBuf,
     child: Child,
     /// Whether it is paused; a paused process cannot stop.
     is_paused: bool,
@@ -153,8 +153,8 @@ impl Process {
         let servers = env.servers.as_ref().context("servers of our own")?;
         let mut proxies = BTreeMap::new();
         let mut config = env.config.clone();
-        for name in SERVERS {
-            let port = servers.by_name(name).context("a server")?.port();
+        for server in servers.all() {
+            let (name, port) = (server.name(), server.port());
             let proxy = Proxy::to(port).await?;
             redirect(&mut config, name, port, proxy.port());
             proxies.insert(name, proxy);
@@ -163,9 +163,12 @@ impl Process {
         let health = free()?;
         let name = format!("{service}-{number}");
         let log = folder.join(format!("{name}.log"));
-        let env = variables(env, &config, health, folder);
+        let clock = folder.join(format!("{name}.clock"));
+        fs::write(&clock, "0")?;
+        let mut env = variables(env, &config, health, folder);
+        env.push((clock::VARIABLE.to_owned(), clock.to_string_lossy().into_owned()));
         let child = spawn(service, &env, &log)?;
-        Ok(Self { service, name, env, health, log, child, is_paused: false, proxies })
+        Ok(Self { service, name, env, health, log, clock, child, is_paused: false, proxies })
     }
 
     fn spawn(&self) -> Result<Child> {
@@ -184,14 +187,18 @@ impl Process {
         BUSY.contains(&self.service) && self.service != gateway::NAME
     }
 
-    /// The servers that it is connected to.
+    /// The servers that it needs.
     pub(super) fn servers(&self) -> impl Iterator<Item = &'static str> {
-        let (service, both) = (self.service, [WITH_DATABASE.as_slice(), WITH_VALKEY.as_slice()]);
-        SERVERS.into_iter().filter(move |server| match *server {
-            "postgres" => both[0].contains(&service),
-            "valkey" => both[1].contains(&service),
+        self.proxies.keys().copied().filter(|server| match *server {
+            "postgres" => WITH_DATABASE.contains(&self.service),
+            "valkey" => WITH_VALKEY.contains(&self.service),
             _ => true,
         })
+    }
+
+    /// Those of them that it is connected to now: of several nodes of the broker, one.
+    pub(super) fn connected(&self) -> impl Iterator<Item = &'static str> {
+        self.servers().filter(|server| self.proxies.get(server).is_some_and(Proxy::is_used))
     }
 
     /// What it says of itself; `None` when it does not answer.
@@ -250,6 +257,12 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Moves its clock: it is ahead of the machine's by this much, or behind.
+    pub(super) fn move_clock(&self, ahead_millis: i64) -> Result<()> {
+        let file = &self.clock;
+        fs::write(file, ahead_millis.to_string()).with_context(|| file.display().to_string())
+    }
+
     /// Stops it in order; it is killed when it does not end.
     pub(super) async fn stop(&mut self) {
         if self.is_paused {
@@ -276,9 +289,10 @@ impl Process {
 fn redirect(config: &mut Config, server: &str, from: u16, to: u16) {
     let moved = |url: &str| url.replace(&format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}"));
     match server {
-        "nats" => config.nats_url = moved(&config.nats_url),
         "valkey" => config.valkey_url = moved(&config.valkey_url),
-        _ => config.database_urls.values_mut().for_each(|url| *url = moved(url)),
+        "postgres" => config.database_urls.values_mut().for_each(|url| *url = moved(url)),
+        // The broker, or one of its nodes.
+        _ => config.nats_url = moved(&config.nats_url),
     }
 }
 

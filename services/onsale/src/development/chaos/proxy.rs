@@ -1,6 +1,13 @@
 //! Connections that can be cut, slowed down or silenced: a TCP proxy in front of a server.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -41,6 +48,7 @@ impl Wire {
 pub(super) struct Proxy {
     port: u16,
     wire: watch::Sender<Wire>,
+    open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -56,13 +64,19 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         let (wire, watched) = watch::channel(Wire::Open);
-        let task = tokio::spawn(accept(listener, server, watched));
-        Ok(Self { port, wire, task })
+        let open = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(accept(listener, server, watched, open.clone()));
+        Ok(Self { port, wire, open, task })
     }
 
     /// The port on which it listens.
     pub(super) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_used(&self) -> bool {
+        self.open.load(Relaxed) > 0
     }
 
     /// From now on, this happens to connections.
@@ -71,7 +85,12 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: u16, wire: watch::Receiver<Wire>) {
+async fn accept(
+    listener: TcpListener,
+    server: u16,
+    wire: watch::Receiver<Wire>,
+    open: Arc<AtomicUsize>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -81,6 +100,7 @@ async fn accept(listener: TcpListener, server: u16, wire: watch::Receiver<Wire>)
             }
             Some(_) = connections.join_next() => {}
         }
+        open.store(connections.len(), Relaxed);
     }
 }
 
@@ -167,8 +187,10 @@ mod tests {
         for broken in [Wire::Cut, Wire::Reset] {
             let proxy = Proxy::to(echo().await).await.unwrap();
             let at = ("127.0.0.1", proxy.port());
+            assert!(!proxy.is_used());
             let mut client = TcpStream::connect(at).await.unwrap();
             assert_eq!(ask(&mut client).await.unwrap(), 5);
+            assert!(proxy.is_used());
             proxy.set(broken);
             assert!(!ask(&mut client).await.is_ok_and(|read| read > 0), "{broken:?}");
             let mut late = TcpStream::connect(at).await.unwrap();

@@ -13,7 +13,11 @@ use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
-use super::{check::Verdict, fault::Kind, history::Answers};
+use super::{
+    check::Verdict,
+    fault::Kind,
+    history::{Answers, Noticed},
+};
 
 /// One fault, or two at once.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +36,8 @@ pub struct Struck {
     pub first_event_secs: Option<f64>,
     /// Requests that failed meanwhile and were sent again.
     pub failures: usize,
+    /// Requests that were under way meanwhile, and of how many the client noticed something.
+    pub noticed: Noticed,
     /// Whether clients may notice such a fault.
     pub may_be_noticed: bool,
 }
@@ -41,6 +47,8 @@ pub struct Struck {
 pub struct ChaosReport {
     /// The seed that chooses the same faults again.
     pub seed: u64,
+    /// How many nodes the broker has.
+    pub nodes: u8,
     /// How long faults were made, in seconds.
     pub secs: f64,
     /// The faults.
@@ -124,9 +132,16 @@ impl ChaosReport {
     }
 
     fn by_kind(&self) -> Table {
-        let head =
-            ["fault", "alone", "with another", "recovered p50", "longest", "failed requests"];
-        let mut table = table(&head);
+        let mut table = table(&[
+            "fault",
+            "alone",
+            "with another",
+            "recovered p50",
+            "longest",
+            "failed requests",
+            "noticed",
+            "of",
+        ]);
         let kinds: BTreeSet<Kind> =
             self.faults.iter().flat_map(|fault| fault.kinds.iter().copied()).collect();
         for kind in kinds {
@@ -139,6 +154,9 @@ impl ChaosReport {
                 alone.iter().chain(&paired).filter_map(|fault| fault.recovered_secs).collect();
             recovered.sort_by(f64::total_cmp);
             let failures: usize = alone.iter().map(|fault| fault.failures).sum();
+            let noticed = |of: fn(&Noticed) -> usize| -> usize {
+                alone.iter().map(|fault| of(&fault.noticed)).sum()
+            };
             let secs =
                 |value: Option<&f64>| value.map_or("-".into(), |secs| format!("{secs:.1} s"));
             row(
@@ -150,6 +168,8 @@ impl ChaosReport {
                     secs(recovered.get(recovered.len() / 2)),
                     secs(recovered.last()),
                     failures.to_string(),
+                    noticed(|one| one.noticed).to_string(),
+                    noticed(|one| one.requests).to_string(),
                 ],
             );
         }
@@ -166,6 +186,7 @@ impl ChaosReport {
         let noticed: usize = hidden.map(|fault| fault.failures).sum();
         let rows = [
             ("seed", self.seed.to_string()),
+            ("nodes of the broker", self.nodes.to_string()),
             (
                 "faults",
                 self.faults.iter().map(|fault| fault.kinds.len()).sum::<usize>().to_string(),
