@@ -113,9 +113,10 @@ async fn serve_all(
 /// Follows what is live in the background: a follower that ends or panics is started again.
 fn follow(edge: &Edge, stop: &CancellationToken) -> Tasks {
     let followers = Tasks::default();
-    let (waiters, client, token) = (edge.waiters().clone(), edge.client().clone(), stop.clone());
+    let (waiters, running) = (edge.waiters().clone(), edge.running().clone());
+    let (client, token) = (edge.client().clone(), stop.clone());
     followers.keep(NAME, "wait", stop.clone(), move || {
-        let followed = wait::run(waiters.clone(), client.clone(), token.clone());
+        let followed = wait::run(waiters.clone(), running.clone(), client.clone(), token.clone());
         async move { followed.await.map_err(|error| error.with_cause()) }
     });
     let (hub, token) = (edge.hub().clone(), stop.clone());

@@ -3,6 +3,7 @@
 pub(crate) mod cursor;
 pub(crate) mod hub;
 pub(crate) mod identity;
+pub(crate) mod running;
 pub(crate) mod seat_hub;
 pub(crate) mod seat_keeper;
 pub(crate) mod seat_map;

@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 const LOGIN_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 /// How many of them may arrive at once.
 const LOGIN_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// Payments that may run at once by default, however few have ended lately.
+const PAYMENTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(1_024).unwrap();
 
 /// What an operator may configure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Settings {
     pub login_burst: NonZeroU32,
     /// Whether `X-Forwarded-For` is believed. Only behind a proxy that sets it.
     pub trust_proxy: bool,
+    /// Payments that may run at once, however few have ended lately; more may run where more end.
+    pub payments_at_once: NonZeroU32,
 }
 
 impl Default for Settings {
@@ -24,13 +28,14 @@ impl Default for Settings {
             login_per_minute: Some(LOGIN_PER_MINUTE),
             login_burst: LOGIN_BURST,
             trust_proxy: false,
+            payments_at_once: PAYMENTS_AT_ONCE,
         }
     }
 }
 
 impl Settings {
     /// Settings from the environment: `ONSALE_LOGIN_RATE_PER_MINUTE` (a number, or `off`),
-    /// `ONSALE_LOGIN_BURST`, `ONSALE_TRUST_PROXY` (`1`).
+    /// `ONSALE_LOGIN_BURST`, `ONSALE_TRUST_PROXY` (`1`), `ONSALE_PAYMENTS_AT_ONCE`.
     ///
     /// # Errors
     /// Names the variable that cannot be read.
@@ -52,6 +57,9 @@ impl Settings {
         }
         if let Some(text) = set("ONSALE_LOGIN_BURST") {
             settings.login_burst = number("ONSALE_LOGIN_BURST", &text)?;
+        }
+        if let Some(text) = set("ONSALE_PAYMENTS_AT_ONCE") {
+            settings.payments_at_once = number("ONSALE_PAYMENTS_AT_ONCE", &text)?;
         }
         settings.trust_proxy = set("ONSALE_TRUST_PROXY").is_some_and(|value| value == "1");
         Ok(settings)
@@ -85,6 +93,13 @@ mod tests {
         }
         let set = settings("ONSALE_LOGIN_RATE_PER_MINUTE", "600").unwrap();
         assert_eq!(set.login_per_minute, NonZeroU32::new(600));
+    }
+
+    #[test]
+    fn the_number_of_payments_can_be_set() {
+        let set = settings("ONSALE_PAYMENTS_AT_ONCE", "64").unwrap();
+        assert_eq!(set.payments_at_once.get(), 64);
+        assert!(settings("ONSALE_PAYMENTS_AT_ONCE", "0").is_err());
     }
 
     #[test]

@@ -82,6 +82,8 @@ Environment:
   ONSALE_LOGIN_RATE_PER_MINUTE, ONSALE_LOGIN_BURST, ONSALE_TRUST_PROXY
                                    how often one address may log in (`off` for no limit), and
                                    whether the gateway believes X-Forwarded-For (`1`)
+  ONSALE_PAYMENTS_AT_ONCE          payments of one gateway that may always run at once
+                                   [default: 1024]
   ONSALE_AUDIT_KEEP_DAYS           days that audit keeps events [default: 30]
   ONSALE_HTTP_ADDR                 where the gateway listens [default: 127.0.0.1:8080]
   ONSALE_HEALTH_ADDR               where /healthz, /readyz and /metrics of this process are served,

@@ -28,6 +28,7 @@ fn an_address_that_logs_in_too_often_is_limited_with_a_retry_after() {
             login_per_minute: NonZeroU32::new(20),
             login_burst: NonZeroU32::new(BURST).expect("more than none"),
             trust_proxy: false,
+            ..Settings::default()
         };
         let (fleet, http) = gateway(mesh, limits).await;
         let nobody = json!({ "email": "nobody", "password": "a long pass phrase" });

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{extract::Request, http::HeaderMap, response::Response};
@@ -29,7 +29,12 @@ use crate::{
         problem::{Copies, Refused, answer},
         readiness::Readiness,
     },
-    live::{hub::Hub, seat_hub::SeatHub, wait::Waiters},
+    live::{
+        hub::Hub,
+        running::{Full, Running},
+        seat_hub::SeatHub,
+        wait::Waiters,
+    },
     settings::Settings,
 };
 
@@ -75,6 +80,7 @@ struct Inner {
     client: MeshClient,
     bundlers: Bundlers,
     waiters: Arc<Waiters>,
+    running: Arc<Running>,
     hub: Arc<Hub>,
     seats: Arc<SeatHub>,
     limits: Limits,
@@ -101,6 +107,7 @@ impl Edge {
             hub: Arc::new(Hub::new(client.clone())),
             seats: Arc::new(SeatHub::new(client.clone(), shutdown.clone())),
             waiters: Arc::default(),
+            running: Arc::new(Running::new(settings.payments_at_once)),
             limits: Limits::new(settings),
             readiness,
             in_flight: AtomicUsize::new(0),
@@ -123,6 +130,22 @@ impl Edge {
 
     pub(crate) fn waiters(&self) -> &Arc<Waiters> {
         &self.0.waiters
+    }
+
+    pub(crate) fn running(&self) -> &Arc<Running> {
+        &self.0.running
+    }
+
+    /// Counts a payment that is about to be requested.
+    ///
+    /// # Errors
+    /// `overloaded` when too many run.
+    pub(crate) fn begin_payment(&self, payment: Uuid) -> Result<(), Problem> {
+        let begun = self.0.running.begin(payment, Instant::now());
+        begun.map_err(|Full| {
+            self.0.measured.shed(Shed::Payments);
+            overloaded()
+        })
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {

@@ -22,7 +22,7 @@ static DURATION: Metric = Metric::histogram(
 );
 static SHED: Metric = Metric::counter(
     "onsale_http_shed",
-    "Requests that were turned away: too many at once, too many streams, too many log-ins",
+    "Requests that were turned away: too many at once, too many payments running, too many streams, too many log-ins",
     &["reason"],
 );
 static STREAMS: Metric =
@@ -46,6 +46,8 @@ const OTHER_STATUS: &str = "other";
 pub(crate) enum Shed {
     /// Too many requests are being answered.
     Requests,
+    /// Too many payments run.
+    Payments,
     /// Too many event streams are open.
     Streams,
     /// Its address has signed up or logged in too often.
@@ -64,7 +66,7 @@ struct Inner {
     metrics: Metrics,
     /// The histograms that were looked up before.
     durations: RwLock<HashMap<Key, Histogram>>,
-    shed: [Counter; 3],
+    shed: [Counter; 4],
 }
 
 impl Measured {
@@ -72,7 +74,7 @@ impl Measured {
     pub(crate) fn new(link: &Link) -> Self {
         let (service, metrics) = (link.service(), link.metrics().clone());
         let shed = |reason| metrics.counter(&SHED, service, &[reason]);
-        let shed = [shed("requests"), shed("streams"), shed("login_rate")];
+        let shed = [shed("requests"), shed("payments"), shed("streams"), shed("login_rate")];
         Self(Arc::new(Inner { service, metrics, durations: RwLock::default(), shed }))
     }
 

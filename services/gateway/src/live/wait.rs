@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use events::{
@@ -21,6 +22,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::live::running::Running;
 
 /// Payments and withdrawals that are waited for at most; a further caller gets its `202` at once.
 const WAITERS_MAX: usize = 16_384;
@@ -84,21 +87,31 @@ impl Waiters {
 }
 
 /// Passes on the events that end something, until shutdown. What is emitted while it does not run
-/// is not passed on; a request that waits reads the outcome at its deadline.
+/// is not passed on; a request that waits reads the outcome at its deadline, and which payments
+/// still run is not known.
 ///
 /// # Errors
 /// When events cannot be followed.
 pub(crate) async fn run(
     waiters: Arc<Waiters>,
+    running: Arc<Running>,
     client: MeshClient,
     shutdown: CancellationToken,
 ) -> Result<(), StreamError> {
+    let mut reconnects = client.reconnects();
     let mut following = client.follow(&ENDS).await?;
+    running.forget_all();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
+            Ok(()) = reconnects.changed() => running.forget_all(),
             event = following.next() => match event {
-                Some(event) => waiters.pass_on(event),
+                Some(event) => {
+                    if let Some(about) = event.about() {
+                        running.ended(about, Instant::now());
+                    }
+                    waiters.pass_on(event);
+                }
                 None => return Ok(()),
             },
         }

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderName, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
 use events::{
     Command, Page, PaymentId,
     audit::SagaState,
@@ -85,13 +86,18 @@ async fn find(
 async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> {
     let Call { head, body } = call;
     let proposal = Proposal::new(&head);
-    let (Some(secs), Some(expected)) = (head.wait_secs(), proposal.becomes.map(PaymentId)) else {
+    let Some(expected) = proposal.becomes.map(PaymentId) else {
         return Ok(accepted(edge.send_command_as::<Pay>(&head, body, proposal).await?));
+    };
+    // Before anything else is done for it.
+    edge.begin_payment(expected.0)?;
+    let Some(secs) = head.wait_secs() else {
+        return Ok(accepted(request(&edge, &head, body, proposal, expected).await?));
     };
     let deadline = Instant::now() + Duration::from_secs(secs);
     // Registered before sending: the end cannot be missed.
     let waiter = edge.waiters().wait_for(expected);
-    let answered = edge.send_command_as::<Pay>(&head, body, proposal).await?;
+    let answered = request(&edge, &head, body, proposal, expected).await?;
     if !answered.is_granted() {
         return Ok(answer(answered, Copies::None));
     }
@@ -118,16 +124,45 @@ async fn pay(State(edge): State<Edge>, call: Call) -> Result<Response, Refused> 
     })
 }
 
-/// The answer, with the payment's address if there is a payment.
-fn accepted(answered: Answered) -> Response {
+/// Requests a payment that counts as running, until it is known that it does not run: another
+/// answer than this payment. An answer that does not come says nothing; then the end of the
+/// payment does, if there is one.
+async fn request(
+    edge: &Edge,
+    head: &Head,
+    body: Bytes,
+    proposal: Proposal,
+    expected: PaymentId,
+) -> Result<Answered, Refused> {
+    let requested = edge.send_command_as::<Pay>(head, body, proposal).await;
+    let runs = match &requested {
+        Ok(answered) => {
+            answered.status == codes::TIMED_OUT.status || made(answered) == Some(expected)
+        }
+        Err(Refused(problem)) => problem.is(codes::TIMED_OUT),
+    };
+    if !runs {
+        edge.running().refused(expected.0);
+    }
+    requested
+}
+
+/// The payment that an answer is about.
+fn made(answered: &Answered) -> Option<PaymentId> {
     #[derive(serde::Deserialize)]
     struct Made {
         payment_id: PaymentId,
     }
-    let made = serde_json::from_slice::<Made>(&answered.body).ok();
+    let made = answered.is_granted().then(|| serde_json::from_slice::<Made>(&answered.body));
+    made?.ok().map(|Made { payment_id }| payment_id)
+}
+
+/// The answer, with the payment's address if there is a payment.
+fn accepted(answered: Answered) -> Response {
+    let made = made(&answered);
     let response = answer(answered, Copies::None);
     match made {
-        Some(Made { payment_id }) if response.status() == StatusCode::ACCEPTED => {
+        Some(payment_id) if response.status() == StatusCode::ACCEPTED => {
             with_header(response, header::LOCATION, &format!("/v1/payments/{payment_id}"))
         }
         _ => response,
