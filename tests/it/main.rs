@@ -25,6 +25,7 @@ mod metrics;
 mod micro;
 mod nats_tool;
 mod outbox;
+mod overload;
 mod permissions;
 mod program;
 mod repeats;

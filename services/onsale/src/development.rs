@@ -15,6 +15,8 @@
 //! | `lag` | how far the listeners are behind |
 //! | `bench` | benchmarks |
 //! | `chaos` | a sale under faults |
+//! | `lasting` | how long something lasts, as an option |
+//! | `picture` | lines over time, as SVG |
 //! | `crash` | a process that ends at a given step |
 //! | `clock` | a process whose clock is moved |
 
@@ -27,6 +29,8 @@ pub mod demo;
 pub mod dev;
 pub mod environment;
 pub mod lag;
+mod lasting;
+mod picture;
 pub mod receipt;
 pub mod sale;
 pub mod topology;

@@ -12,12 +12,14 @@ mod collector;
 mod compare;
 mod counts;
 mod driver;
+mod growth;
 mod hall;
 mod line;
 mod logs;
 mod meter;
 mod monolith;
 mod options;
+mod overload;
 mod procs;
 mod run;
 mod seats;
@@ -29,9 +31,11 @@ use clap::Subcommand;
 
 pub use self::{
     audit::{Audit, audit},
+    growth::{Growth, growth},
     line::Line,
     monolith::{Monolith, serve as monolith},
     options::{Comparison, Opponents, Payments},
+    overload::{Overload, overload},
     seats::{Seats, seats},
 };
 use self::{run::Run, stand::Setup};
@@ -45,6 +49,10 @@ pub enum Command {
     Seats(Seats),
     /// Events that audit consumes
     Audit(Audit),
+    /// More payments than the mesh can do, for minutes
+    Overload(Overload),
+    /// Payments on databases with millions of earlier ones, and on empty ones
+    Growth(Growth),
     /// The monolith that `payments --against monolith` starts
     #[command(hide = true)]
     Monolith(Monolith),
@@ -57,7 +65,9 @@ impl Command {
             // Its producers have no commands to answer, and log that each second.
             Self::Audit(_) => Some("off"),
             Self::Monolith(_) => None,
-            Self::Payments(_) | Self::Seats(_) => Some(crate::log::ERRORS),
+            Self::Payments(_) | Self::Growth(_) | Self::Overload(_) | Self::Seats(_) => {
+                Some(crate::log::ERRORS)
+            }
         }
     }
 }
@@ -70,6 +80,8 @@ impl Command {
 pub async fn run(command: Command) -> Result<()> {
     match command {
         Command::Payments(options) => payments(options).await,
+        Command::Growth(options) => growth(options).await,
+        Command::Overload(options) => overload(options).await,
         Command::Seats(options) => seats(options).await,
         Command::Audit(options) => audit(options).await,
         Command::Monolith(options) => monolith(options).await,

@@ -8,6 +8,8 @@ use events::{ReservationId, ScheduleId};
 pub(super) struct Hold {
     pub(super) reservation_id: ReservationId,
     pub(super) token: Arc<str>,
+    /// Whose hold it is: a token is replaced sooner than a hold ends.
+    pub(super) fan: usize,
     /// Whether the hold is given up while its payment runs.
     pub(super) is_lost: bool,
 }

@@ -101,9 +101,10 @@ impl Opponent {
             let fans = &fans[..fans.len().min(requests - holds.len())];
             let made = hold_all(&self.pool, schedule, fans).await.context("making holds")?;
             schedules.push(ScheduleId(schedule));
-            holds.extend(fans.iter().zip(made).map(|(fan, id)| Hold {
+            holds.extend(fans.iter().zip(made).enumerate().map(|(at, (fan, id))| Hold {
                 reservation_id: ReservationId(id),
                 token: fan.token.clone(),
+                fan: at,
                 is_lost: false,
             }));
         }

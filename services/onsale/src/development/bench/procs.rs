@@ -91,13 +91,13 @@ pub(super) fn written_by(pid: i32) -> Option<u64> {
 }
 
 /// Resident memory of a process now, in MB.
-fn resident_mb(pid: i32) -> Option<f64> {
+pub(super) fn resident_mb(pid: i32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(number_in(&status, "VmRSS:")? as f64 / 1_024.0)
 }
 
 /// The number behind a name at the beginning of a line.
-fn number_in(text: &str, name: &str) -> Option<u64> {
+pub(in crate::development) fn number_in(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

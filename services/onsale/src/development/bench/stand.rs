@@ -37,8 +37,10 @@ use crate::{
 pub(super) const FANS: usize = 200;
 /// Points of a fan.
 pub(super) const POINTS: i64 = 10_000_000;
-/// Connections that make holds.
-const PREPARING: usize = 32;
+/// Connections that make holds: so many, and more for many holds.
+const PREPARING: std::ops::RangeInclusive<usize> = 32..=384;
+/// Holds that one of them makes at least.
+const HOLDS_EACH: usize = 50;
 /// Points of a seat.
 pub(super) const PRICE: i64 = 10;
 /// How long the child may take to come up: it may have to fetch the servers first.
@@ -73,9 +75,33 @@ pub(super) struct Setup<'a> {
     pub(super) databases: &'a [&'a str],
     /// Where the spans of requests go that ask to be recorded.
     pub(super) collector: Option<SocketAddr>,
+    /// How many payments the gateway takes at once.
+    pub(super) payments_at_once: AtOnce,
+}
+
+/// How many payments a gateway takes at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum AtOnce {
+    /// Any number: a driver that waits for its answers bounds itself.
+    #[default]
+    Any,
+    /// What it takes unless it is set.
+    Usual,
+    /// So many.
+    Only(u32),
 }
 
 impl Setup<'_> {
+    fn set_variables(&self, command: &mut Command) {
+        const AT_ONCE: &str = "ONSALE_PAYMENTS_AT_ONCE";
+        match self.payments_at_once {
+            AtOnce::Any => drop(command.env(AT_ONCE, "16384")),
+            AtOnce::Usual => drop(command.env_remove(AT_ONCE)),
+            AtOnce::Only(most) => drop(command.env(AT_ONCE, most.to_string())),
+        }
+        self.set_traces(command);
+    }
+
     /// The variables of OpenTelemetry. Those of this process are not for the mesh.
     fn set_traces(&self, command: &mut Command) {
         let inherited = std::env::vars_os().map(|(name, _)| name);
@@ -141,7 +167,7 @@ impl Stand {
         let ready_file = folder.path().join("ready.json");
         eprintln!("starting servers and services in a process of their own …");
         let mut command = Command::new(std::env::current_exe()?);
-        setup.set_traces(&mut command);
+        setup.set_variables(&mut command);
         let mut child = command
             .args(["dev", "--with-parent", "--http", "127.0.0.1:0", "--data"])
             .arg(folder.path().join("data"))
@@ -266,8 +292,9 @@ impl Stand {
             .flat_map(|schedule| (0..FANS).map(move |fan| (fan, *schedule)))
             .take(requests)
             .collect();
+        let connections = (requests / HOLDS_EACH).clamp(*PREPARING.start(), *PREPARING.end());
         let mut workers = tokio::task::JoinSet::new();
-        for part in wanted.chunks(wanted.len().div_ceil(PREPARING)) {
+        for part in wanted.chunks(wanted.len().div_ceil(connections)) {
             workers.spawn(hold_all(self.addr, fans.clone(), part.to_vec()));
         }
         let mut holds = Vec::with_capacity(requests);
@@ -407,7 +434,8 @@ async fn hold_all(
         let made =
             request(Method::POST, "/v1/reservations".into(), &token, body.to_string()).await?;
         let reservation: Reservation = serde_json::from_slice(&made)?;
-        holds.push(Hold { reservation_id: reservation.reservation_id, token, is_lost: false });
+        let reservation_id = reservation.reservation_id;
+        holds.push(Hold { reservation_id, token, fan, is_lost: false });
     }
     Ok(holds)
 }

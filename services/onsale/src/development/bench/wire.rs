@@ -28,6 +28,14 @@ pub(super) async fn connect(addr: SocketAddr) -> Result<Wire> {
     Ok(sender)
 }
 
+/// What a request was answered.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Whether the answer says when to come again.
+    pub(super) has_retry_after: bool,
+    pub(super) body: Bytes,
+}
+
 /// One request on a kept connection; returns its status and body.
 pub(super) async fn send(
     connection: &mut Wire,
@@ -37,6 +45,19 @@ pub(super) async fn send(
     headers: &[(&'static str, &str)],
     body: Bytes,
 ) -> Result<(u16, Bytes)> {
+    let answer = ask(connection, method, path, token, headers, body).await?;
+    Ok((answer.status, answer.body))
+}
+
+/// The same; returns the whole answer.
+pub(super) async fn ask(
+    connection: &mut Wire,
+    method: Method,
+    path: &str,
+    token: &str,
+    headers: &[(&'static str, &str)],
+    body: Bytes,
+) -> Result<Answer> {
     let mut request = Request::builder()
         .method(method)
         .uri(path)
@@ -52,5 +73,7 @@ pub(super) async fn send(
         .await
         .context("no answer in time")??;
     let status = response.status().as_u16();
-    Ok((status, response.into_body().collect().await?.to_bytes()))
+    let has_retry_after = response.headers().contains_key("retry-after");
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(Answer { status, has_retry_after, body })
 }
