@@ -1,29 +1,24 @@
 //! The wall clock and new ids. All code gets both from here.
 
-use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicI64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use events::Timestamp;
-use uuid::{NoContext, Uuid};
+use uuid::Uuid;
 
 /// By how many milliseconds the clock of this process is ahead of the machine's. Nothing sets it
 /// outside of a proof, and then reading the clock costs one more load.
-static AHEAD_MILLIS: OnceLock<AtomicI64> = OnceLock::new();
+static AHEAD_MILLIS: AtomicI64 = AtomicI64::new(0);
 
 /// Moves the clock of this process, as if it ran on a machine whose clock is ahead by this much,
-/// or behind: for a proof that runs it beside others.
+/// or behind: for a proof that runs it beside others, or that lets days pass.
 pub fn move_to(ahead_millis: i64) {
-    AHEAD_MILLIS.get_or_init(AtomicI64::default).store(ahead_millis, Relaxed);
+    AHEAD_MILLIS.store(ahead_millis, Relaxed);
 }
 
-/// By how many milliseconds it was moved, if it ever was.
-fn ahead_millis() -> Option<i64> {
-    Some(AHEAD_MILLIS.get()?.load(Relaxed))
+/// An id of now as an id of a later moment, or of an earlier one. Ids keep their order: the
+/// highest 48 bits of a UUIDv7 are its milliseconds.
+fn later(id: Uuid, millis: i64) -> Uuid {
+    Uuid::from_u128(id.as_u128().wrapping_add_signed(i128::from(millis) << 80))
 }
 
 /// Now, in UTC, to the microsecond.
@@ -33,11 +28,8 @@ pub fn now() -> Timestamp {
     if let Some(now) = simulated::now() {
         return now;
     }
-    let now = time::OffsetDateTime::now_utc();
-    match ahead_millis() {
-        None => now.into(),
-        Some(ahead) => (now + time::Duration::milliseconds(ahead)).into(),
-    }
+    let ahead = time::Duration::milliseconds(AHEAD_MILLIS.load(Relaxed));
+    (time::OffsetDateTime::now_utc() + ahead).into()
 }
 
 /// Now, as spans have it. It decides nothing, so a simulation does not set it.
@@ -52,13 +44,7 @@ pub fn new_id() -> Uuid {
     if let Some(id) = simulated::new_id() {
         return id;
     }
-    if ahead_millis().is_none() {
-        return Uuid::now_v7();
-    }
-    let since_1970 = u64::try_from(now().unix_millis()).unwrap_or_default();
-    let since_1970 = Duration::from_millis(since_1970);
-    let at = (since_1970.as_secs(), since_1970.subsec_nanos());
-    Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, at.0, at.1))
+    later(Uuid::now_v7(), AHEAD_MILLIS.load(Relaxed))
 }
 
 /// The clock and the randomness of a simulation, on the thread that runs it.
@@ -128,5 +114,23 @@ pub mod simulated {
             let millis = u64::try_from(millis).unwrap_or_default();
             Some(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_a_later_moment_differs_in_its_time_alone() {
+        let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+        let day = 24 * 3_600 * 1_000;
+        let moved = later(first, day);
+        let millis = |id: Uuid| (id.as_u128() >> 80) as i64;
+        assert_eq!(millis(moved), millis(first) + day);
+        assert_eq!((moved.get_version_num(), moved.as_u128() << 48), (7, first.as_u128() << 48));
+        assert!(later(second, day) > moved);
+        assert!(later(first, -day) < first);
+        assert_eq!(later(later(first, -day), day), first);
     }
 }

@@ -15,6 +15,8 @@
 //! | `lag` | how far the listeners are behind |
 //! | `bench` | benchmarks |
 //! | `chaos` | a sale under faults |
+//! | `soak` | sale after sale, and what grows |
+//! | `processes`, `proxy` | one process for each service, behind connections that can be broken |
 //! | `lasting` | how long something lasts, as an option |
 //! | `picture` | lines over time, as SVG |
 //! | `crash` | a process that ends at a given step |
@@ -31,8 +33,11 @@ pub mod environment;
 pub mod lag;
 mod lasting;
 mod picture;
+mod processes;
+mod proxy;
 pub mod receipt;
 pub mod sale;
+pub mod soak;
 pub mod topology;
 
 use anyhow::Result;
@@ -50,6 +55,8 @@ pub enum Command {
     Bench(bench::Command),
     /// Sells under faults of every kind, and proves that nothing is lost and nothing happens twice
     Chaos(chaos::Chaos),
+    /// Sells for hours while days pass, and proves that nothing grows that may not
+    Soak(soak::Soak),
 }
 
 impl Command {
@@ -59,7 +66,7 @@ impl Command {
             // When a part is broken on purpose, the errors of the others are expected.
             Self::Demo(demo) if demo.break_part.is_some() => Some("off"),
             Self::Chaos(_) => Some("off"),
-            Self::Demo(_) => Some(crate::log::ERRORS),
+            Self::Demo(_) | Self::Soak(_) => Some(crate::log::ERRORS),
             Self::Dev(_) => None,
             Self::Bench(command) => command.log_filter(),
         }
@@ -75,6 +82,7 @@ impl Command {
             Self::Dev(options) => dev::run(options).await,
             Self::Bench(command) => bench::run(command).await,
             Self::Chaos(options) => chaos::run(options).await,
+            Self::Soak(options) => soak::run(options).await,
         }
     }
 }

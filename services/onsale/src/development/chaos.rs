@@ -9,8 +9,6 @@ mod fans;
 mod fault;
 mod history;
 mod plot;
-mod processes;
-mod proxy;
 mod report;
 
 use std::{
@@ -27,13 +25,15 @@ use uuid::Uuid;
 
 use crate::{
     databases::Databases,
-    development::{environment::Environment, lasting::duration, receipt::Receipt, topology},
+    development::{
+        environment::Environment, lasting::duration, processes::Processes, receipt::Receipt,
+        topology,
+    },
 };
 use check::Verdict;
 use fans::Load;
 use fault::{Fault, Targets};
 use history::History;
-use processes::Processes;
 use servers::{Options, Servers};
 
 pub use fault::Kind;

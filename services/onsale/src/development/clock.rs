@@ -5,11 +5,11 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result};
 use mesh::clock;
 
-/// The file that says by how many milliseconds the clock of a process that `onsale chaos` runs is
-/// ahead, like `-3200`.
+/// The file that says by how many milliseconds the clock of a process that `onsale chaos` or `onsale
+/// soak` runs is ahead, like `-3200`.
 pub(crate) const VARIABLE: &str = "ONSALE_CLOCK_FILE";
 /// How often the file is read.
-const EVERY: Duration = Duration::from_millis(20);
+pub(crate) const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// Moves the clock of this process as the file says that the environment names, now and whenever
 /// it changes.
@@ -22,7 +22,7 @@ pub(crate) fn follow() -> Result<()> {
     let mut ahead_millis = moved(&text, 0);
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(READ_EVERY).await;
             let text = read(file.as_ref());
             ahead_millis = moved(&text, ahead_millis);
         }

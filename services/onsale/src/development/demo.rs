@@ -1,6 +1,6 @@
 //! `onsale demo`: a real sale from opening to receipt, as fans would experience it.
 
-mod crowd;
+pub(super) mod crowd;
 mod listened;
 mod outage;
 mod show;
@@ -222,7 +222,8 @@ async fn hold_sale(
     Ok(Held { schedule: schedule.schedule_id, receipt, part })
 }
 
-fn opening_price_max(plan: &str) -> i64 {
+/// The price of the dearest seat of a plan.
+pub(super) fn opening_price_max(plan: &str) -> i64 {
     concert::plan::parse(plan)
         .map(|plan| plan.blocks.iter().map(|block| block.price).max().unwrap_or(0))
         .unwrap_or(0)
@@ -237,7 +238,7 @@ async fn wait_for_gateway(http: &Http) -> Result<()> {
 }
 
 /// The room opens when queue has consumed the schedule's event, moments after it was entered.
-async fn wait_for_room(http: &Http, schedule: ScheduleId, token: &str) -> Result<()> {
+pub(super) async fn wait_for_room(http: &Http, schedule: ScheduleId, token: &str) -> Result<()> {
     let path = format!("/v1/schedules/{schedule}/seats");
     let until = tokio::time::Instant::now() + Duration::from_secs(30);
     while !http.get(&path).token(token).send().await?.status.is_success() {

@@ -64,7 +64,7 @@ pub(super) fn name_of(pid: i32) -> Option<String> {
 }
 
 /// The children of a process, with their names.
-pub(super) fn children_of(pid: i32) -> Vec<(i32, String)> {
+pub(in crate::development) fn children_of(pid: i32) -> Vec<(i32, String)> {
     all().filter(|(_, stat)| stat.parent == pid).map(|(pid, stat)| (pid, stat.name)).collect()
 }
 

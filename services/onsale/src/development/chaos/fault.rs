@@ -13,8 +13,8 @@ use rand::{
 use serde::Serialize;
 use servers::{Server, Servers};
 
-use super::{
-    processes::{Process, Processes},
+use crate::development::{
+    processes::{Process, Processes, SERVERS},
     proxy::Wire,
 };
 
@@ -81,8 +81,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The servers, by what they are. The broker may have several nodes.
-const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
 /// Whose leader is killed: that of a stream, or of the broker.
 const LED: [Option<&str>; 5] =
     [None, Some("PAYMENT"), Some("POINT"), Some("QUEUE"), Some("RESERVATION")];

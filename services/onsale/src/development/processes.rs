@@ -29,6 +29,8 @@ use crate::{
 
 /// Services that run twice.
 const BUSY: [&str; 5] = [gateway::NAME, queue::NAME, reservation::NAME, payment::NAME, point::NAME];
+/// The servers that a process may be connected to.
+pub(super) const SERVERS: [&str; 3] = ["nats", "postgres", "valkey"];
 /// How long all of them may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long a process may take to stop in order.
@@ -69,12 +71,24 @@ impl Processes {
     /// # Errors
     /// When one does not become ready in time.
     pub(super) async fn start(env: &Environment, folder: &Path) -> Result<Self> {
+        Self::start_with(env, folder, &[]).await
+    }
+
+    /// The same with more variables of the environment.
+    ///
+    /// # Errors
+    /// As [`Processes::start`].
+    pub(super) async fn start_with(
+        env: &Environment,
+        folder: &Path,
+        more: &[(String, String)],
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let (mut all, mut gateways) = (Vec::new(), Vec::new());
         for service in SERVICES {
             let count = if BUSY.contains(&service) { 2 } else { 1 };
             for number in 1..=count {
-                let process = Process::start(env, service, number, folder).await?;
+                let process = Process::start(env, service, number, folder, more).await?;
                 if service == gateway::NAME {
                     gateways.extend(process.listens_at());
                 }
@@ -149,6 +163,7 @@ impl Process {
         service: &'static str,
         number: usize,
         folder: &Path,
+        more: &[(String, String)],
     ) -> Result<Self> {
         let servers = env.servers.as_ref().context("servers of our own")?;
         let mut proxies = BTreeMap::new();
@@ -167,12 +182,18 @@ impl Process {
         fs::write(&clock, "0")?;
         let mut env = variables(env, &config, health, folder);
         env.push((clock::VARIABLE.to_owned(), clock.to_string_lossy().into_owned()));
+        env.extend(more.iter().cloned());
         let child = spawn(service, &env, &log)?;
         Ok(Self { service, name, env, health, log, clock, child, is_paused: false, proxies })
     }
 
     fn spawn(&self) -> Result<Child> {
         spawn(self.service, &self.env, &self.log)
+    }
+
+    /// Its id among the processes of this machine; `None` when it has ended.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.child.id().map(u32::cast_signed)
     }
 
     fn listens_at(&self) -> Option<SocketAddr> {
