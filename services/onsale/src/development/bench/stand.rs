@@ -361,14 +361,7 @@ async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
                 .await?
                 .json()
                 .context("signing a fan up")?;
-            http.post("/v1/points/charges")
-                .header("idempotency-key", new_key())
-                .token(&session.access_token)
-                .json(&json!({ "amount": POINTS }))
-                .send_patiently(KNOWN_WITHIN)
-                .await?
-                .json::<events::point::Entry>()
-                .context("charging points")?;
+            charge(&http, &session).await.context("charging points")?;
             anyhow::Ok(Fan::from(session))
         });
     }
@@ -377,6 +370,20 @@ async fn sign_up(http: &Http) -> Result<Vec<Fan>> {
         fans.push(fan.context("a worker panicked")??);
     }
     Ok(fans)
+}
+
+async fn charge(http: &Http, session: &Session) -> Result<()> {
+    let (key, until) = (new_key(), tokio::time::Instant::now() + KNOWN_WITHIN);
+    loop {
+        let request = http.post("/v1/points/charges").header("idempotency-key", key.clone());
+        let request = request.token(&session.access_token).json(&json!({ "amount": POINTS }));
+        let answer = request.send_patiently(KNOWN_WITHIN).await?;
+        // The wallet of a new account may not be known yet.
+        if answer.status != 404 || tokio::time::Instant::now() > until {
+            return answer.json::<events::point::Entry>().map(drop);
+        }
+        tokio::time::sleep(PROBE).await;
+    }
 }
 
 fn seat_plan() -> String {
