@@ -88,7 +88,8 @@ impl Series {
         let grown = per_hour / 3_600.0 * end / 2.0;
         let grows = grown > quarters[2] * PART
             && grown > self.noise
-            && quarters[3] - quarters[2] > self.noise / 4.0;
+            // Half of what the slope promises: what is dropped again and again has a slope too.
+            && quarters[3] - quarters[2] > grown / 4.0;
         let verdict = match self.expected {
             Expected::Kept => Verdict::Kept,
             _ if !warm || half.len() < 8 || self.since > end / 2.0 => Verdict::TooShort,
