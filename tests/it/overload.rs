@@ -12,7 +12,7 @@ fn what_cannot_be_finished_soon_is_refused_and_what_is_taken_in_ends() {
         let report = folder.path().to_string_lossy().into_owned();
         let printed = tokio::task::spawn_blocking(move || {
             let load =
-                "--for 1s --times 3 --peak-for 1s --peak-at-once 32 --calm-for 1s --at-once 64";
+                "--for 1s --times 3 --peak-for 1s --peak-at-once 64 --calm-for 1s --at-once 64";
             let args = ["bench", "overload", "--json", "--report", &report];
             let args: Vec<&str> = args.into_iter().chain(load.split(' ')).collect();
             // Whether so short a run holds on a busy machine says nothing; what it has seen does.

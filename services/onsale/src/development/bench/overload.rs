@@ -47,8 +47,10 @@ const REST_WITHIN: Duration = Duration::from_secs(120);
 const RENEWED_EVERY: Duration = Duration::from_secs(310);
 /// Holds that are made before tokens are looked at again.
 const PREPARED_AT_ONCE: usize = 20_000;
-/// Holds for each payment that is expected.
-const SPARE: f64 = 1.25;
+/// Holds for each payment that is expected: a short peak is not quite the peak.
+const SPARE: f64 = 1.4;
+/// Holds that are on their way at any time, to be paid or refused.
+const ON_THEIR_WAY: usize = 256;
 
 const EXPLAINED: &str = "\
 The run fails when
@@ -128,7 +130,7 @@ async fn make(options: &Overload) -> Result<OverloadReport> {
     let (half, over) = (peak / 2.0, peak * options.times);
     // No more is paid than at the peak, however much is offered.
     let secs = options.lasts.as_secs_f64() + options.calm_for.as_secs_f64();
-    run.prepare((peak * secs * SPARE) as usize).await?;
+    run.prepare((peak * secs * SPARE) as usize + ON_THEIR_WAY).await?;
     run.open("half before", half, options.calm_for).await?;
     run.open("overload", over, options.lasts).await?;
     run.open("half after", half, options.calm_for).await?;
