@@ -2,6 +2,7 @@
 
 mod documented;
 mod pushed;
+mod readers;
 mod sale;
 mod stale;
 

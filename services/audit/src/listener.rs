@@ -103,10 +103,10 @@ impl Listener {
             let unreadable = read.events.len() - observed.len();
             warn!(events = unreadable, "events with missing attributes are left out");
         }
-        if !observed.is_empty() || state.auditor.is_none() {
+        if read.has_moved() || state.auditor.is_none() {
             self.prepare(state, pool, &observed, read.began_at, keep_days).await?;
         }
-        if !observed.is_empty() {
+        if read.has_moved() {
             let settle = async |tx: &mut _| read.settle(tx).await;
             let new = match ctx.unit(keep(pool, self.flows, observed, settle)).await {
                 Ok(new) => new,

@@ -58,7 +58,7 @@ mod settings;
 use std::{convert::Infallible, time::Duration};
 
 use futures::future::BoxFuture;
-use mesh::Tasks;
+use mesh::{Tasks, deadline::within};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,8 @@ pub const NAME: &str = "gateway";
 
 /// How often the metrics learn whether the gateway is ready.
 const SAMPLED_EVERY: Duration = Duration::from_secs(5);
+/// How long a look at the streams may take: then it counts as failed.
+const SAMPLED_WITHIN: Duration = Duration::from_secs(4);
 /// How long the followers may take to end.
 const FOLLOWERS_END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -135,6 +137,8 @@ fn follow(edge: &Edge, stop: &CancellationToken) -> Tasks {
                 loop {
                     let faults = edge.readiness().own().await;
                     edge.measured().ready(edge.link().is_whole() && faults.is_empty());
+                    let unread = within(SAMPLED_WITHIN, "the broker", edge.hub().unread()).await;
+                    edge.measured().unread(unread.ok().and_then(Result::ok));
                     tokio::time::sleep(SAMPLED_EVERY).await;
                 }
             };

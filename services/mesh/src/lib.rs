@@ -76,7 +76,7 @@ pub use nats::{
     permitted::{Attempt, misgranted},
     problem::away,
     servers::BrokerServer,
-    stored::{Extent, STORED_MESSAGES_MAX},
+    stored::{Extent, STORED_MESSAGES_MAX, Unread},
     stored_event::{EVENTS_A_SEQUENCE, StoredEvent, StoredMessage},
     topology,
 };

@@ -37,6 +37,6 @@ pub use observed::Observed;
 pub(crate) use of_service::{CountedEvent, DeclaredMetrics, OfService, Result as EventResult};
 pub use push::{Push, PushError, Pushing};
 pub use registry::{Counter, Format, Histogram, Metrics};
-pub use sampler::{CONNECTED, READY};
+pub use sampler::{CONNECTED, READER_OLDEST, READER_UNREAD, READY, unread_samples};
 pub(crate) use sampler::{SampleFn, Sampler, next_number};
 pub use sender::NoSender;

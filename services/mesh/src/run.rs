@@ -224,12 +224,15 @@ fn metrics_of(service: &Declared, link: &Link) -> OfService {
 fn start_sampler(running: &Running, engine: &Arc<dyn Engine>, measured: Measured) {
     let consumed = running.wiring.consumes.iter();
     let producers: BTreeSet<&str> = consumed.map(|(event, _)| producer_of(event)).collect();
+    let followed = running.wiring.follows.iter();
+    let reads: BTreeSet<&str> = followed.map(|event| producer_of(event)).collect();
     let sampler = Arc::new(Sampler {
         engine: engine.clone(),
         link: running.link.clone(),
         health: running.health.clone(),
         emits: running.wiring.emits().next().is_some(),
         producers: producers.into_iter().collect(),
+        reads: reads.into_iter().collect(),
         own: measured.read,
         number: next_number(),
     });

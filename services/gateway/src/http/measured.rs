@@ -8,8 +8,11 @@ use std::{
 
 use axum::http::{Method, StatusCode};
 use mesh::{
-    Link,
-    metrics::{CONNECTED, Counter, Histogram, Metric, Metrics, READY},
+    Link, Unread,
+    metrics::{
+        CONNECTED, Counter, Histogram, Metric, Metrics, READER_OLDEST, READER_UNREAD, READY,
+        unread_samples,
+    },
 };
 use tokio::sync::Semaphore;
 
@@ -81,7 +84,7 @@ impl Measured {
     /// Exports how many of `most` streams are open, and whether the broker is there.
     pub(crate) fn watch(&self, link: &Link, streams: &Arc<Semaphore>, most: usize) {
         let (link, streams) = (link.clone(), Arc::downgrade(streams));
-        self.0.metrics.declare(&[&STREAMS, &READY, &CONNECTED]);
+        self.0.metrics.declare(&[&STREAMS, &READY, &CONNECTED, &READER_UNREAD, &READER_OLDEST]);
         self.0.metrics.at_each_text(move |points| {
             let Some(streams) = streams.upgrade() else { return false };
             let open = most.saturating_sub(streams.available_permits());
@@ -96,6 +99,14 @@ impl Measured {
         self.0
             .metrics
             .sampled((self.0.service, "service", 0), Some(vec![READY.is(u8::from(is_ready))]));
+    }
+
+    /// Exports how far the live events are behind, until this is called again; `None` when that
+    /// could not be read.
+    pub(crate) fn unread(&self, unread: Option<Vec<(&'static str, Unread)>>) {
+        let samples = |(producer, unread)| unread_samples(producer, unread);
+        let samples = unread.map(|unread| unread.into_iter().flat_map(samples).collect());
+        self.0.metrics.sampled((self.0.service, "streams", 0), samples);
     }
 
     pub(crate) fn shed(&self, why: Shed) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use events::UserId;
-use mesh::{BrokerError, EVENTS_A_SEQUENCE, MeshClient, StoredEvent, StreamError};
+use mesh::{BrokerError, EVENTS_A_SEQUENCE, MeshClient, StoredEvent, StreamError, Unread};
 use serde::Deserialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -109,6 +109,20 @@ impl Hub {
     /// How far the subscription has come.
     pub(crate) fn seen(&self) -> Cursor {
         Cursor(self.tracks().each_ref().map(|track| track.seen))
+    }
+
+    /// What each stream has that was not passed on yet; nothing while nobody follows.
+    ///
+    /// # Errors
+    /// When the streams cannot be read.
+    pub(crate) async fn unread(&self) -> Result<Vec<(&'static str, Unread)>, StreamError> {
+        if !*self.open.borrow() {
+            return Ok(Vec::new());
+        }
+        let unread = FOLLOWED.into_iter().zip(self.seen().0).map(async |(service, seen)| {
+            Ok((service, self.client.unread(service, seen.sequence()).await?))
+        });
+        futures::future::try_join_all(unread).await
     }
 
     /// Whether everything after a cursor can still be read: each stream is the one that the

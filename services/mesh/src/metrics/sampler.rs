@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use events::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use super::{
     metric::Metric,
 };
 use crate::{
-    Link,
+    Link, MeshClient, Unread,
     deadline::within,
     health::Health,
     nats::link::{BROKER, stream_of},
@@ -62,6 +63,19 @@ static REDELIVERED: Metric = Metric::gauge(
     "Unacknowledged messages that were delivered more than once",
     &["producer"],
 );
+/// How many messages a reader by position has before it.
+pub static READER_UNREAD: Metric = Metric::gauge(
+    "onsale_reader_unread",
+    "Messages of the stream of `producer` that the service, which reads it by position, has not \
+     taken in yet",
+    &["producer"],
+);
+/// How long the first of them has waited.
+pub static READER_OLDEST: Metric = Metric::gauge(
+    "onsale_reader_oldest_seconds",
+    "Age of the oldest of these messages, 0 when there is none",
+    &["producer"],
+);
 static CONNECTIONS: Metric = Metric::gauge(
     "onsale_pool_connections",
     "Connections to the service's database, idle or in use",
@@ -90,6 +104,8 @@ pub(crate) struct Sampler {
     pub(crate) emits: bool,
     /// The services whose streams it consumes.
     pub(crate) producers: Vec<&'static str>,
+    /// The services whose streams it reads by position.
+    pub(crate) reads: Vec<&'static str>,
     /// What it reads itself.
     pub(crate) own: Option<Arc<SampleFn>>,
     /// By it the halves of a service differ that has two.
@@ -113,6 +129,9 @@ impl Sampler {
         }
         if !self.producers.is_empty() {
             metrics.declare(&[&PENDING, &ACK_PENDING, &REDELIVERED, &PARKED, &DEAD]);
+        }
+        if !self.reads.is_empty() {
+            metrics.declare(&[&READER_UNREAD, &READER_OLDEST]);
         }
         let (engine, link, health) = (self.engine.clone(), self.link.clone(), self.health.clone());
         let stop = stop.clone();
@@ -140,6 +159,7 @@ impl Sampler {
                 tokio::join!(
                     self.read("store", self.of_store()),
                     self.read("broker", self.of_broker()),
+                    self.read("streams", self.of_streams()),
                     self.read("service", self.of_service()),
                 );
             };
@@ -168,12 +188,7 @@ impl Sampler {
         let (store, mut samples) = (self.engine.store(), Vec::new());
         if self.emits {
             let backlog = store.backlog().await?;
-            let now = crate::clock::now().unix_millis();
-            let millis = backlog.since.map_or(0, |since| (now - since.unix_millis()).max(0));
-            samples.extend([
-                UNPUBLISHED.is(backlog.events as f64),
-                OLDEST.is(millis as f64 / 1_000.0),
-            ]);
+            samples.extend([UNPUBLISHED.is(backlog.events as f64), OLDEST.is(age(backlog.since))]);
         }
         if !self.producers.is_empty() {
             let open = store.parked_open().await?;
@@ -198,12 +213,45 @@ impl Sampler {
         Ok(samples)
     }
 
+    /// How far it is behind where it reads by position. The position is in its store: every
+    /// instance knows it, whichever of them reads.
+    async fn of_streams(&self) -> Result<Vec<Sample>, Failure> {
+        if self.reads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let positions = self.engine.store().positions().await?;
+        // It has never read anything: an export without a target reads nothing.
+        if positions.0.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = MeshClient::new(self.link.clone());
+        let unread = self.reads.iter().map(async |producer| {
+            let unread = client.unread(producer, positions.of(producer)).await?;
+            Ok::<_, Failure>(unread_samples(producer, unread))
+        });
+        Ok(futures::future::try_join_all(unread).await?.concat())
+    }
+
     async fn of_service(&self) -> Result<Vec<Sample>, Failure> {
         match &self.own {
             Some(read) => read(self.engine.clone()).await,
             None => Ok(Vec::new()),
         }
     }
+}
+
+/// What a reader by position has before it in the stream of `producer`.
+pub fn unread_samples(producer: &'static str, unread: Unread) -> [Sample; 2] {
+    [
+        READER_UNREAD.is_for([producer], unread.messages as f64),
+        READER_OLDEST.is_for([producer], age(unread.since)),
+    ]
+}
+
+/// Seconds since something happened; 0 when it has not.
+fn age(since: Option<Timestamp>) -> f64 {
+    let now = crate::clock::now().unix_millis();
+    since.map_or(0, |since| (now - since.unix_millis()).max(0)) as f64 / 1_000.0
 }
 
 fn add_pool(points: &mut Points, service: &'static str, engine: &dyn Engine) {

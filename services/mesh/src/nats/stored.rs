@@ -37,6 +37,15 @@ pub struct Extent {
     pub made_at: Timestamp,
 }
 
+/// What a reader by position has before it in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unread {
+    /// How many messages; those that the stream has dropped meanwhile count as well.
+    pub messages: u64,
+    /// When the first of them was emitted; `None` when there is none.
+    pub since: Option<Timestamp>,
+}
+
 impl MeshClient {
     /// Events of a service after a position, in order, of at most `limit` messages; empty when
     /// there are no more.
@@ -114,6 +123,23 @@ impl MeshClient {
     /// As [`MeshClient::stored_since`].
     pub async fn last_sequence(&self, service: &str) -> Result<u64, StreamError> {
         Ok(self.last_position(service).await? / EVENTS_A_SEQUENCE)
+    }
+}
+
+impl MeshClient {
+    /// What a service has stored after a sequence.
+    ///
+    /// # Errors
+    /// As [`MeshClient::stored_since`].
+    pub async fn unread(&self, service: &str, after: u64) -> Result<Unread, StreamError> {
+        let messages = self.last_sequence(service).await?.saturating_sub(after);
+        if messages == 0 {
+            return Ok(Unread { messages, since: None });
+        }
+        let next = self.stored_messages(service, after + 1, 1).await?;
+        // An event that cannot be read does not say when it was emitted.
+        let emitted = |message: &StoredMessage| message.events.first()?.at().or(message.stored_at);
+        Ok(Unread { messages, since: next.first().and_then(emitted) })
     }
 }
 

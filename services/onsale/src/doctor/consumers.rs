@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail};
 use events::Timestamp;
-use mesh::{ConsumerProgress, MeshClient, StreamError, postgres::Positions};
+use mesh::{ConsumerProgress, MeshClient, StreamError, Unread, postgres::Positions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use super::check::{Checked, Outcome, alone, link, skipped};
@@ -156,13 +156,8 @@ async fn observe_readers(
         if at == 0 || observed.contains_key(&(wiring.service, producer)) {
             continue;
         }
-        let last = client.last_sequence(producer).await.map_err(unread)?;
-        let waiting = last.saturating_sub(at);
-        let next = match waiting {
-            0 => Vec::new(),
-            _ => client.stored_messages(producer, at + 1, 1).await.map_err(unread)?,
-        };
-        let since = next.first().and_then(|message| message.events.first()?.at());
+        let Unread { messages: waiting, since } =
+            client.unread(producer, at).await.map_err(unread)?;
         observed.insert((wiring.service, producer), Progress::Reader { waiting, since, at });
     }
     Ok(())
