@@ -212,6 +212,15 @@ impl Environment {
         eventually("more is emitted", async || self.rows().await.len() >= before + more).await;
     }
 
+    /// Waits until an acknowledgement of the broker has not come in time.
+    pub async fn publishes_time_out(&self) {
+        let health = self.emitter.as_ref().expect("it runs").health();
+        eventually("a publish times out", async || {
+            health.faults().iter().any(|fault| fault.starts_with("events cannot be published"))
+        })
+        .await;
+    }
+
     /// Stops emitting, waits until everything is published and nothing changes, and returns all rows.
     pub async fn quiet(&self) -> Vec<Uuid> {
         self.emit(0);

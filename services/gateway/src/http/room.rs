@@ -165,8 +165,12 @@ mod tests {
         let mut places = Vec::new();
         for _ in 0..3 {
             let permit = room.permit().await.unwrap();
-            places.push(room.place(permit, Arc::default()));
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            let place = room.place(permit, Arc::default());
+            // It has waited longer than the next one.
+            while Progress::default().waits_since() <= place.progress.waits_since() {
+                tokio::task::yield_now().await;
+            }
+            places.push(place);
         }
         // The first one is being answered.
         let in_flight = places[0].progress.begin();
