@@ -31,8 +31,7 @@ const ASKED: [&str; 3] = [
 ];
 
 /// One service's step in a saga: its name, the event it handles and the event it emits, for example
-/// `point: payment.requested -> point.debited`. An event emitted by a Valkey function follows from
-/// the span of what the function handled, without a span of its own.
+/// `point: payment.requested -> point.debited`.
 type Step = (&'static str, &'static str, &'static str);
 
 const DEBITED: Step = ("point", "payment.requested", "point.debited");
@@ -55,7 +54,12 @@ fn path(steps: &[Step]) -> Vec<String> {
 fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
     match (payment.state, payment.reason) {
         (PaymentState::Completed, None) => vec![
-            path(&[DEBITED, CONFIRMED, COMPLETED, ("queue", "payment.completed", "")]),
+            path(&[
+                DEBITED,
+                CONFIRMED,
+                COMPLETED,
+                ("queue", "payment.completed", "queue.completed"),
+            ]),
             path(&[DEBITED, CONFIRMED, COMPLETED, ("ranking", "payment.completed", "")]),
             path(&[DEBITED, CONFIRMED, COMPLETED, ("notification", "payment.completed", "")]),
             path(&[DEBITED, CONFIRMED, ("concert", "reservation.confirmed", "")]),
@@ -73,7 +77,7 @@ fn paths_of(payment: &Payment) -> Vec<Vec<String>> {
             ("reservation", "point.debited", "reservation.confirm_refused"),
             ("point", "reservation.confirm_refused", "point.refunded"),
             ("payment", "point.refunded", "payment.failed"),
-            ("queue", "payment.failed", ""),
+            ("queue", "payment.failed", "queue.returned"),
         ])],
         other => panic!("no test makes a payment {other:?}"),
     }
@@ -204,8 +208,12 @@ fn check_span(span: &Span, payment: &Payment, tree: &Tree) {
     is("messaging.message.conversation_id", &saga_id);
     assert!(span.attributes.contains_key("messaging.message.id"));
     is("onsale.schedule.id", &schedule_id);
-    is("onsale.payment.id", &saga_id);
-    if event != "point.refunded" {
+    // What is about a place in the waiting room names no reservation, and a payment only when it
+    // was paid.
+    if event != "queue.returned" {
+        is("onsale.payment.id", &saga_id);
+    }
+    if !["point.refunded", "queue.completed", "queue.returned"].contains(&event) {
         is("onsale.reservation.id", &payment.reservation_id.to_string());
     }
     if operation == "process" {

@@ -80,7 +80,12 @@ fn many_sagas_in_one_message_are_a_tree_each_and_the_batch_is_linked_to_all() {
         mesh.stop().await;
 
         let trees = trees(&sink);
-        let whole = path(&[DEBITED, CONFIRMED, COMPLETED, ("queue", "payment.completed", "")]);
+        let whole = path(&[
+            DEBITED,
+            CONFIRMED,
+            COMPLETED,
+            ("queue", "payment.completed", "queue.completed"),
+        ]);
         for trace_id in &trace_ids {
             assert!(has(&trees[trace_id], &whole), "{}", trees[trace_id]);
         }

@@ -96,8 +96,12 @@ async fn enters_and_reserves(mesh: &Mesh) -> Vec<Journey> {
         let taken = format!("{service}: process reservation.created");
         Journey::new(hold.reservation_id, &[&asked[..], &[&taken]].concat())
     };
-    // The events of the waiting room are consumed by nobody who sells, until a place ends.
-    let entered = ["gateway: POST /v1/schedules/{id}/queue", "queue: command queue.enter"];
+    // The events of the waiting room are consumed by nobody who sells.
+    let entered = [
+        "gateway: POST /v1/schedules/{id}/queue",
+        "queue: command queue.enter",
+        "queue: publish queue.waiting",
+    ];
     let mut journeys: Vec<_> = ["payment", "queue", "notification", "concert"].map(taken).into();
     let path = format!("/v1/schedules/{schedule}/queue");
     journeys.push(Journey::by("url.path", path, &entered));

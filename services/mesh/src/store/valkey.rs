@@ -15,6 +15,7 @@
 //! | `replay` + `replay.lua`, `rebuild` | a read model rebuilt next to the live one |
 //! | `read_model` | a read model: its store and what it is made of |
 //! | `restore` | a store rebuilt in place, which answers no call meanwhile |
+//! | `spans` | the spans of the events that a function has emitted |
 //! | `call`, `pack` | the functions' names, how a call is sent, how an answer is read |
 //!
 //! When the connection is lost during a call, messages are redelivered and the inbox drops those
@@ -33,6 +34,7 @@ mod read_model;
 mod rebuild;
 mod replay;
 mod restore;
+mod spans;
 mod store;
 
 pub use engine::Valkey;

@@ -34,6 +34,11 @@ impl TraceParent {
         })
     }
 
+    /// The beginning of the `traceparent` header of every span of its trace.
+    pub(crate) fn to_trace_header(&self) -> Option<String> {
+        self.0.map(|place| format!("00-{}-", place.trace_id))
+    }
+
     /// The trace's id, for logs.
     pub fn trace_id(&self) -> Option<String> {
         self.0.map(|place| place.trace_id.to_string())

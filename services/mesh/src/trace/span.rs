@@ -179,6 +179,23 @@ impl Span {
         span
     }
 
+    /// The same for an event that a store has emitted, after it was stored: its context is in the
+    /// event, and the span began with the call of the store.
+    pub(crate) fn published(
+        &self,
+        event: &str,
+        context: TraceParent,
+        began: SystemTime,
+        about: Messaging<'_>,
+    ) {
+        let (Self::On(open), Some(place)) = (self, context.0) else { return };
+        let mut span = open.child(SpanKind::Producer, format!("publish {event}").into());
+        if let Self::On(child) = &mut span {
+            (child.place, child.began) = (place, began);
+        }
+        span.message(about);
+    }
+
     /// A child of this span: the transaction that it takes effect in.
     pub(super) fn transaction(&self) -> Span {
         match self {

@@ -3,7 +3,7 @@
 use events::{EventId, Problem, SagaId};
 use uuid::Uuid;
 
-use super::{function_call::FunctionCall, pack::Pack};
+use super::{function_call::FunctionCall, pack::Pack, spans};
 use crate::{
     batch::panic::Panicked,
     batch::unreadable::Unreadable,
@@ -109,7 +109,7 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn of_entry(call: Result<FunctionCall, NoCall<'a>>, entry: &'a Entry) -> Self {
-        let traceparent = entry.span.parent().to_header();
+        let traceparent = spans::context_of(entry);
         let (key_field, raw) = (entry.key_field, &entry.raw[..]);
         let item = Self::of(FunctionCall::new("nothing"), &entry.meta);
         Self { call, traceparent, key_field, raw, ..item }

@@ -13,10 +13,12 @@ use super::{
         At, CallFor, CallOn, FunctionCall, LuaModule, Reply, ValkeyHandler, of_command, of_event,
     },
     keyspace::Keyspace,
+    spans,
 };
 use crate::{
     Caller,
     batch::work::{Answered, Entry, Handler, Meta, Outcome, Work},
+    clock,
     parked::Parked,
     store::engine::{Care, Engine, Failure, Operation, Ran, Retried, Store},
 };
@@ -116,7 +118,11 @@ impl<L: LuaModule> Engine for Valkey<L> {
     }
 
     async fn run(&self, batch: &mut [Work], care: Care) -> Result<Ran, Failure> {
-        self.keyspace.run(self, batch, care).await
+        let began = clock::system_time();
+        let ran = self.keyspace.run(self, batch, care).await?;
+        let entries = batch.iter_mut().flat_map(|work| &mut work.entries);
+        spans::record(entries, &ran.emitted, began);
+        Ok(ran)
     }
 
     async fn retry(
@@ -125,7 +131,12 @@ impl<L: LuaModule> Engine for Valkey<L> {
         entry: &mut Entry,
         by: Option<UserId>,
     ) -> Result<Retried, Failure> {
-        self.keyspace.retry(self, parked, entry, by).await
+        let began = clock::system_time();
+        let retried = self.keyspace.retry(self, parked, entry, by).await?;
+        if let Retried::Done(ran) = &retried {
+            spans::record(std::iter::once(entry), &ran.emitted, began);
+        }
+        Ok(retried)
     }
 }
 

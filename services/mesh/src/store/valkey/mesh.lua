@@ -61,6 +61,21 @@ local function new_id()
     ctx.ids % 4096, ctx.seed)
 end
 
+-- What `ctx.traceparent` is as long as when each emitted event gets a span of its own: the version
+-- and the trace.
+local TRACE_CHARS = 36
+
+-- The context that an event carries. The id of a span is made from that of the event, which no
+-- other event has; the engine reads it there and records the span (`spans.rs`).
+local function context_of(id)
+  local traceparent = ctx.traceparent
+  if #traceparent ~= TRACE_CHARS then
+    return traceparent
+  end
+  return traceparent .. string.sub(id, 10, 13) .. string.sub(id, 16, 18) .. string.sub(id, 28)
+    .. '-01'
+end
+
 -- Emits an event: it is written to the outbox in the same step as the state. The saga is that
 -- of the work at hand, unless the event continues another. A shadow emits nothing. The members
 -- are those of the crate `events`, in their order.
@@ -74,19 +89,19 @@ local function emit(event, schedule, about, what, saga)
   if #data > EVENT_BYTES_MAX then
     error(event .. ' of ' .. #data .. ' bytes fits in no message', 0)
   end
-  local kind, optional = 'onsale.' .. event .. '.v1', ''
+  local id, kind, optional = new_id(), 'onsale.' .. event .. '.v1', ''
   if ctx.cause_id then
     optional = ',"causationid":"' .. ctx.cause_id .. '"'
   end
   if ctx.traceparent then
-    optional = optional .. ',"traceparent":"' .. ctx.traceparent .. '"'
+    optional = optional .. ',"traceparent":"' .. context_of(id) .. '"'
   end
   if ctx.attempt then
     optional = optional .. ',"attempt":' .. ctx.attempt
   end
   local emitted = ctx.emitted
   emitted[#emitted + 1] = kind .. '.' .. schedule
-  emitted[#emitted + 1] = '{"specversion":"1.0","id":"' .. new_id() .. '","source":"' .. SOURCE
+  emitted[#emitted + 1] = '{"specversion":"1.0","id":"' .. id .. '","source":"' .. SOURCE
     .. '","type":"' .. kind .. '","time":"' .. ctx.time .. '","subject":"' .. about
     .. '","sagaid":"' .. (saga or ctx.saga_id) .. '"' .. optional .. ',"data":' .. data .. '}'
 end

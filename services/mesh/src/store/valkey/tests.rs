@@ -1,5 +1,6 @@
 //! Tests of the engine itself, with a Lua module made for them.
 
+mod spans;
 mod staged;
 
 use std::{collections::BTreeMap, time::Duration};
