@@ -59,6 +59,45 @@ fn an_auditor_that_stands_still_is_seen_by_the_age_of_what_it_has_not_read() {
 }
 
 #[test]
+fn messages_that_a_service_was_given_and_does_not_end_are_seen_as_such() {
+    run(async {
+        let mesh = Mesh::own().await;
+        let scraper = Scraper::of(&mesh).await;
+        let schedule = mesh.open(1, |_| {}).await.schedule_id;
+        let fan = mesh.fan(100).await;
+        let hold = fan.hold(schedule, &["A-1-1"]).await;
+        let consumer = async |pending: f64, ack_pending: f64| {
+            let what = format!("{pending} wait and {ack_pending} are given out");
+            eventually(&what, || async {
+                let scraped = scraper.scrape().await;
+                let labels = [("producer", "payment"), ("service", "point")];
+                let value = |name| scraped.value(name, &labels);
+                let is_so = value("onsale_consumer_pending") == Some(pending)
+                    && value("onsale_consumer_ack_pending") == Some(ack_pending);
+                is_so.then_some(())
+            })
+            .await;
+        };
+        consumer(0.0, 0.0).await;
+        let url = mesh.env.config.database_url("point").expect("an address");
+        let point = PgPool::connect(url).await.expect("a database");
+        let mut locked = point.begin().await.expect("a transaction");
+        sqlx::query("lock table mesh.inbox in exclusive mode")
+            .execute(&mut *locked)
+            .await
+            .expect("locked");
+        let body = serde_json::json!({ "reservation_id": hold.reservation_id });
+        let asked: events::payment::Payment =
+            fan.post("/v1/payments", &body).await.json().expect("accepted");
+        consumer(0.0, 1.0).await;
+        locked.rollback().await.expect("released");
+        fan.payment_becomes(&asked, events::payment::PaymentState::Completed).await;
+        consumer(0.0, 0.0).await;
+        mesh.stop().await;
+    });
+}
+
+#[test]
 fn a_gateway_says_how_far_its_event_streams_are_behind_while_somebody_follows() {
     run(async {
         let mesh = Mesh::own().await;

@@ -1,8 +1,11 @@
 //! A sale with every outcome, and what is then exported and pushed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use events::payment::PaymentState;
+use events::{payment::PaymentState, producer_of};
 use harness::{
     mesh::{Mesh, eventually, run},
     openmetrics::Exposition,
@@ -86,6 +89,42 @@ async fn in_databases(mesh: &Mesh) -> Vec<Expected<'static>> {
     ]
 }
 
+/// Services of which every event in the databases was emitted by this process.
+const OF_THE_SALE: [&str; 4] = ["payment", "point", "queue", "reservation"];
+/// Which service handles which event, each once.
+const HANDLED: [(&str, &str); 4] = [
+    ("point", "payment.requested"),
+    ("reservation", "point.debited"),
+    ("payment", "reservation.confirmed"),
+    ("ranking", "payment.completed"),
+];
+
+/// What audit has read, of events that were emitted and handled.
+async fn as_audit_has_read(mesh: &Mesh) -> Vec<Expected<'static>> {
+    let url = mesh.env.config.database_url("audit").expect("an address");
+    let audit = PgPool::connect(url).await.expect("a database");
+    let mut counts: BTreeMap<&str, f64> = events::all_events().map(|event| (event, 0.0)).collect();
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as(r#"select "fact", count(*) from facts group by 1"#)
+            .fetch_all(&audit)
+            .await
+            .expect("counts");
+    for (event, count) in rows {
+        *counts.get_mut(event.as_str()).expect("a known event") = count as f64;
+    }
+    let emitted = counts.iter().filter_map(|(event, count)| {
+        let service = OF_THE_SALE.into_iter().find(|of| *of == producer_of(event))?;
+        Some(("onsale_emitted_events_total", vec![("event", *event), ("service", service)], *count))
+    });
+    let read = counts.iter().filter(|(event, _)| producer_of(event) == "payment");
+    let read = read.map(|(event, _)| ("audit", *event));
+    let handled = HANDLED.into_iter().chain(read).map(|(service, event)| {
+        let labels = vec![("event", event), ("result", "handled"), ("service", service)];
+        ("onsale_handled_events_total", labels, counts[event])
+    });
+    emitted.chain(handled).collect()
+}
+
 /// What follows from what was done.
 fn at_the_end() -> Vec<Expected<'static>> {
     let requests = |status, route| {
@@ -117,7 +156,8 @@ fn at_the_end() -> Vec<Expected<'static>> {
 /// What is not as the databases say.
 async fn wrong(mesh: &Mesh, scraped: &Exposition) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (name, labels, expected) in in_databases(mesh).await.into_iter().chain(at_the_end()) {
+    let expected = [in_databases(mesh).await, as_audit_has_read(mesh).await, at_the_end()];
+    for (name, labels, expected) in expected.into_iter().flatten() {
         let found = scraped.value(name, &labels);
         if found != Some(expected) {
             wrong.push(format!("{name} {labels:?} is {found:?}, not {expected}"));
