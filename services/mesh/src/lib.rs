@@ -22,6 +22,7 @@
 //! | `run`, `supervise` | starts and stops a service, and restarts tasks that end |
 //! | `housekeeping`, `kept` | checks the store and the broker, and trims the store; rebuilds a store that was emptied |
 //! | `trace`, `metrics`, `health` | spans; what is counted and measured; readiness |
+//! | `otel` | the variables that name a collector of spans and metrics |
 //! | `failpoint`, `clock` | injected failures, time and ids |
 //! | `throttle`, `deadline`, `tls` | listeners yield to busy services; a time limit for every wait; TLS for HTTP clients |
 //!
@@ -41,6 +42,7 @@ mod inbound;
 mod kept;
 pub mod metrics;
 mod nats;
+mod otel;
 mod outbound;
 pub mod parked;
 mod run;

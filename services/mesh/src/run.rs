@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use events::{producer_of, user::Role};
+use events::user::Role;
 use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -222,17 +222,13 @@ fn metrics_of(service: &Declared, link: &Link) -> OfService {
 
 /// Reads what lies in the store and the broker, for the gauges.
 fn start_sampler(running: &Running, engine: &Arc<dyn Engine>, measured: Measured) {
-    let consumed = running.wiring.consumes.iter();
-    let producers: BTreeSet<&str> = consumed.map(|(event, _)| producer_of(event)).collect();
-    let followed = running.wiring.follows.iter();
-    let reads: BTreeSet<&str> = followed.map(|event| producer_of(event)).collect();
     let sampler = Arc::new(Sampler {
         engine: engine.clone(),
         link: running.link.clone(),
         health: running.health.clone(),
         emits: running.wiring.emits().next().is_some(),
-        producers: producers.into_iter().collect(),
-        reads: reads.into_iter().collect(),
+        producers: running.wiring.consumed_streams().into_iter().collect(),
+        reads: running.wiring.read_streams().into_iter().collect(),
         own: measured.read,
         number: next_number(),
     });

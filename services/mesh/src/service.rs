@@ -10,7 +10,12 @@ pub(crate) mod query_context;
 pub(crate) mod unit_of_work;
 
 use std::{
-    collections::BTreeMap, future::Future, marker::PhantomData, pin::Pin, sync::Arc, time::Duration,
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -160,6 +165,16 @@ impl Wiring {
     pub fn emits(&self) -> impl Iterator<Item = &'static str> {
         let entries = self.consumes.iter().chain(&self.answers).chain(&self.timers);
         entries.flat_map(|(_, emits)| emits.iter().copied())
+    }
+
+    /// The services whose streams it has consumers of.
+    pub fn consumed_streams(&self) -> BTreeSet<&'static str> {
+        self.consumes.iter().map(|(event, _)| events::producer_of(event)).collect()
+    }
+
+    /// The services whose streams it reads by position.
+    pub fn read_streams(&self) -> BTreeSet<&'static str> {
+        self.follows.iter().map(|event| events::producer_of(event)).collect()
     }
 }
 

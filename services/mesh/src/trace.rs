@@ -25,10 +25,11 @@ use parent::Place;
 use sampling::Sampling;
 use span::Open;
 
+pub use crate::otel::{Protocol, Unsupported};
 pub use export::dropped_spans;
 pub use here::{Entered, Here};
 pub use parent::{TRACEPARENT, TraceParent};
-pub use settings::{Collector, Protocol, TracerError};
+pub use settings::{Collector, TracerError};
 pub(crate) use span::{LINKS_MAX, Messaging};
 pub use span::{Span, short};
 

@@ -2,7 +2,7 @@
 //! and whether consumers lag so far that messages will be dropped before they are consumed.
 
 use anyhow::{Result, anyhow, bail};
-use events::{Timestamp, producer_of};
+use events::Timestamp;
 use mesh::{Link, MeshClient, StreamError, engine::Backlog, postgres::Positions};
 use sqlx::PgPool;
 
@@ -92,11 +92,7 @@ pub(crate) async fn behind(config: &Config, client: &MeshClient) -> Result<Vec<B
         let pool = PgPool::connect(url).await?;
         let positions = Positions::load(&pool).await?;
         pool.close().await;
-        let mut emitters: Vec<&str> =
-            wiring.follows.iter().map(|event| producer_of(event)).collect();
-        emitters.sort_unstable();
-        emitters.dedup();
-        for emitter in emitters {
+        for emitter in wiring.read_streams() {
             let since = waiting_since(client, emitter, positions.of(emitter), &[]).await?;
             let behind = |since| Behind { consumer: wiring.service.to_owned(), emitter, since };
             found.extend(since.map(behind));

@@ -11,8 +11,8 @@ use onsale::http::Http;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The program.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_onsale-under-test");
+use crate::program::PROGRAM;
+
 /// How long a client may wait for the catalogue while others attack.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
 

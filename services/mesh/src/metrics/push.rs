@@ -17,18 +17,18 @@ use tracing::{info, warn};
 use super::{
     otlp::{Times, request},
     registry::{Format, Metrics},
-    sender::{NoSender, Protocol, SendError, Sender},
+    sender::{NoSender, SendError, Sender},
     text::{Labels, families},
 };
-use crate::clock;
+use crate::{
+    clock,
+    otel::{Protocol, Unsupported, Variables},
+};
 
 /// How often metrics are pushed, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
 const EVERY: Duration = Duration::from_secs(60);
 /// How long a push may take, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
 const WITHIN: Duration = Duration::from_secs(10);
-
-/// The values of environment variables.
-type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Why metrics cannot be pushed.
 #[derive(Debug, thiserror::Error)]
@@ -36,12 +36,9 @@ pub enum PushError {
     /// The address of the collector is malformed.
     #[error("{0} is not the address of a collector, such as http://127.0.0.1:4318")]
     Address(String),
-    /// A number is malformed.
-    #[error("{0}={1} is not a number of milliseconds")]
-    Millis(&'static str, String),
-    /// There is no such protocol.
-    #[error("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL={0} is not supported; use http/protobuf or grpc")]
-    Protocol(String),
+    /// A variable has a value that means nothing here.
+    #[error(transparent)]
+    Variable(#[from] Unsupported),
     /// The client could not be made.
     #[error("metrics cannot be pushed: {0}")]
     Client(#[from] NoSender),
@@ -67,34 +64,27 @@ impl Push {
         Self::from_variables(&|name| env::var(name).ok())
     }
 
-    fn from_variables(of: Variables<'_>) -> Result<Option<Self>, PushError> {
-        let set = |name: &str| of(name).filter(|value| !value.is_empty());
-        let millis = |name| millis(name, set(name));
-        let is_off = set("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"))
-            || set("OTEL_METRICS_EXPORTER").is_some_and(|it| it == "none");
-        if is_off {
+    fn from_variables(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, PushError> {
+        let variables = Variables(get);
+        if variables.are_off("OTEL_METRICS_EXPORTER") {
             return Ok(None);
         }
-        let protocol = set("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL")
-            .or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
-        let protocol = match protocol.as_deref() {
-            None | Some("http/protobuf") => Protocol::Http,
-            Some("grpc") => Protocol::Grpc,
-            Some(other) => return Err(PushError::Protocol(other.to_owned())),
-        };
-        let shared = set("OTEL_EXPORTER_OTLP_ENDPOINT").map(|base| match protocol {
+        let protocol = variables
+            .protocol(["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"])?;
+        let shared = variables.set("OTEL_EXPORTER_OTLP_ENDPOINT").map(|base| match protocol {
             Protocol::Http => format!("{}/v1/metrics", base.trim_end_matches('/')),
             Protocol::Grpc => base,
         });
-        let address = set("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT").or(shared);
+        let address = variables.set("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT").or(shared);
         let Some(address) = address else { return Ok(None) };
-        let every = millis("OTEL_METRIC_EXPORT_INTERVAL")?.unwrap_or(EVERY);
-        let within = match millis("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")? {
+        let every = variables.millis("OTEL_METRIC_EXPORT_INTERVAL")?.unwrap_or(EVERY);
+        let within = match variables.millis("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")? {
             Some(within) => Some(within),
-            None => millis("OTEL_EXPORTER_OTLP_TIMEOUT")?,
+            None => variables.millis("OTEL_EXPORTER_OTLP_TIMEOUT")?,
         };
-        let headers =
-            set("OTEL_EXPORTER_OTLP_METRICS_HEADERS").or_else(|| set("OTEL_EXPORTER_OTLP_HEADERS"));
+        let headers = variables
+            .first(["OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"])
+            .map(|(_, headers)| headers);
         let mut push = Self::to(protocol, &address, every)?;
         push.headers.extend(headers_of(headers.as_deref().unwrap_or_default()));
         push.within = within.unwrap_or(push.within);
@@ -206,15 +196,6 @@ impl Pusher {
             }
         }
         self.is_away = false;
-    }
-}
-
-/// A variable that is a number of milliseconds.
-fn millis(name: &'static str, value: Option<String>) -> Result<Option<Duration>, PushError> {
-    let Some(text) = value else { return Ok(None) };
-    match text.parse() {
-        Ok(millis) => Ok(Some(Duration::from_millis(millis))),
-        Err(_) => Err(PushError::Millis(name, text)),
     }
 }
 

@@ -15,14 +15,7 @@ use tonic::{
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
-/// How a request travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// `http/protobuf`.
-    Http,
-    /// `grpc`.
-    Grpc,
-}
+use crate::otel::Protocol;
 
 /// Why a collector has not taken a request.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Where spans are sent, and how: the standard `OTEL_*` variables.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use opentelemetry_otlp::{
     OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, RetryPolicy, SpanExporter, WithExportConfig,
@@ -12,6 +12,7 @@ use super::{
     export::Bounds,
     sampling::{SAMPLER, SAMPLERS, Sampling},
 };
+use crate::otel::{Protocol, Unsupported, Variables};
 
 /// Maximum number of spans that wait to be sent, unless `OTEL_BSP_MAX_QUEUE_SIZE` sets another.
 /// A sale that opens makes thousands within a second, and spans that do not fit are lost.
@@ -19,35 +20,6 @@ const WAITING_SPANS_MAX: usize = 16_384;
 /// How long a span waits to be sent, unless `OTEL_BSP_SCHEDULE_DELAY` sets another time. A
 /// process that is killed loses at most the spans of this time.
 const SEND_EVERY: Duration = Duration::from_millis(50);
-
-/// How spans travel to a collector.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Protocol {
-    /// Protobuf bodies over HTTP; port 4318 of a collector. The default of the specification.
-    #[default]
-    Http,
-    /// gRPC; port 4317 of a collector.
-    Grpc,
-}
-
-impl Protocol {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Http, Self::Grpc];
-
-    /// Its name in `OTEL_EXPORTER_OTLP_PROTOCOL`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http/protobuf",
-            Self::Grpc => "grpc",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A collector of spans, and what it gets.
 #[derive(Debug, Clone)]
@@ -79,15 +51,8 @@ impl Default for Collector {
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
     /// A variable has a value that means nothing here.
-    #[error("{name}={value} is not supported; {help}")]
-    Unsupported {
-        /// The variable.
-        name: &'static str,
-        /// Its value.
-        value: String,
-        /// What may be there instead.
-        help: String,
-    },
+    #[error(transparent)]
+    Variable(#[from] Unsupported),
     /// The exporter's settings are wrong.
     #[error("spans cannot be exported: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
@@ -116,38 +81,33 @@ impl Collector {
     pub fn from_variables(
         get: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, TracerError> {
-        let set = |name: &str| get(name).filter(|value| !value.is_empty());
-        let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-            .or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
-        if endpoint.is_none()
-            || set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none")
-        {
+        let variables = Variables(&get);
+        let endpoint =
+            variables.first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]);
+        if endpoint.is_none() || variables.are_off("OTEL_TRACES_EXPORTER") {
             return Ok(None);
         }
-        let sampling = match set("OTEL_TRACES_SAMPLER") {
+        let sampling = match variables.set("OTEL_TRACES_SAMPLER") {
             None => Sampling::default(),
             Some(value) => {
-                let share = set("OTEL_TRACES_SAMPLER_ARG");
+                let share = variables.set("OTEL_TRACES_SAMPLER_ARG");
                 Sampling::named(&value, share.as_deref()).ok_or_else(|| {
                     let help = format!(
                         "use one of {}; the argument of a ratio is between 0 and 1",
                         SAMPLERS.join(", ")
                     );
-                    TracerError::Unsupported { name: "OTEL_TRACES_SAMPLER", value, help }
+                    Unsupported { name: "OTEL_TRACES_SAMPLER", value, help }
                 })?
             }
         };
         Ok(Some(Self {
             endpoint: None,
-            protocol: protocol(&set)?,
-            waiting_spans_max: number(&set, "OTEL_BSP_MAX_QUEUE_SIZE", WAITING_SPANS_MAX as u64)?
-                as usize,
-            send_every: Duration::from_millis(number(
-                &set,
-                "OTEL_BSP_SCHEDULE_DELAY",
-                SEND_EVERY.as_millis() as u64,
-            )?),
+            protocol: variables
+                .protocol(["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"])?,
+            waiting_spans_max: variables
+                .number("OTEL_BSP_MAX_QUEUE_SIZE")?
+                .map_or(WAITING_SPANS_MAX, |most| most as usize),
+            send_every: variables.millis("OTEL_BSP_SCHEDULE_DELAY")?.unwrap_or(SEND_EVERY),
             sampling,
         }))
     }
@@ -193,32 +153,6 @@ impl Collector {
                 .with_retry_policy(RetryPolicy::disabled())
                 .build()?,
         })
-    }
-}
-
-fn protocol(set: &impl Fn(&str) -> Option<String>) -> Result<Protocol, TracerError> {
-    const NAMES: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-    let named = NAMES.into_iter().find_map(|name| set(name).map(|value| (name, value)));
-    let Some((name, value)) = named else { return Ok(Protocol::default()) };
-    let known = Protocol::ALL.into_iter().find(|known| known.as_str() == value);
-    known.ok_or_else(|| {
-        let help = "use http/protobuf (port 4318 of a collector) or grpc (port 4317)".to_owned();
-        TracerError::Unsupported { name, value, help }
-    })
-}
-
-fn number(
-    set: &impl Fn(&str) -> Option<String>,
-    name: &'static str,
-    default: u64,
-) -> Result<u64, TracerError> {
-    let Some(value) = set(name) else { return Ok(default) };
-    match value.trim().parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => {
-            let help = "it is a whole number above 0".to_owned();
-            Err(TracerError::Unsupported { name, value, help })
-        }
     }
 }
 

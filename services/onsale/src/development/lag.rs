@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use events::producer_of;
 use mesh::{Link, LinkSettings, MeshClient, postgres::Positions, trace::Tracer};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
@@ -57,8 +56,7 @@ impl Observer {
             if !services.contains(&wiring.service) {
                 continue;
             }
-            let followed: BTreeSet<_> =
-                wiring.follows.iter().map(|event| producer_of(event)).collect();
+            let followed = wiring.read_streams();
             let pool = match followed.is_empty() {
                 true => None,
                 false => Some(
@@ -69,7 +67,7 @@ impl Observer {
                         .with_context(|| format!("the database of {}", wiring.service))?,
                 ),
             };
-            let consumed = wiring.consumes.iter().map(|(event, _)| producer_of(event)).collect();
+            let consumed = wiring.consumed_streams();
             consumers.push(Consumer { service: wiring.service, consumed, followed, pool });
         }
         Ok(Self { client: MeshClient::new(link.clone()), link, services: consumers })

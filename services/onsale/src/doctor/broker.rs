@@ -1,7 +1,7 @@
 //! Whether the broker works, and has what the mesh needs.
 
 use anyhow::bail;
-use mesh::MeshClient;
+use mesh::{BrokerServer, MeshClient};
 
 use super::check::{Checked, Outcome, alone, link, skipped};
 use crate::{
@@ -55,20 +55,29 @@ fn advice(cause: &str) -> String {
     }
 }
 
-/// Whether each server of the broker has a message on its disk before it acknowledges it.
-pub(super) async fn synced(config: &Config) -> Outcome {
-    let Some(link) = link(config, OPERATOR).await? else {
-        return skipped("the operator's seed is not configured");
+/// The servers of the broker, or the outcome of a check that cannot ask them.
+pub(super) async fn servers(config: &Config) -> Result<Vec<BrokerServer>, Outcome> {
+    let Some(link) = link(config, OPERATOR).await.map_err(Err)? else {
+        return Err(skipped("the operator's seed is not configured"));
     };
     let servers = MeshClient::new(link.clone()).broker_servers().await;
     link.drain().await;
-    let servers = servers.map_err(alone)?;
+    let servers = servers.map_err(|error| Err(alone(error)))?;
     if servers.is_empty() {
-        return skipped(
+        return Err(skipped(
             "the broker does not answer the operator; grant it broker.jetstream, as \
              jetstream/nats.conf does",
-        );
+        ));
     }
+    Ok(servers)
+}
+
+/// Whether each server of the broker has a message on its disk before it acknowledges it.
+pub(super) async fn synced(config: &Config) -> Outcome {
+    let servers = match servers(config).await {
+        Ok(servers) => servers,
+        Err(outcome) => return outcome,
+    };
     let late: Vec<_> = servers.iter().filter(|server| !server.syncs_always).collect();
     match late.first() {
         None => Ok(Checked::Good("always: what is acknowledged is on the disk".into())),

@@ -117,11 +117,7 @@ fn is_stuck(before: &Progress, after: &Progress, now: time::OffsetDateTime) -> b
 async fn observe(config: &Config, client: &MeshClient) -> Result<BTreeMap<Pair, Progress>> {
     let mut observed = BTreeMap::new();
     for wiring in registry::wirings() {
-        for (event, _) in &wiring.consumes {
-            let producer = events::producer_of(event);
-            if observed.contains_key(&(wiring.service, producer)) {
-                continue;
-            }
+        for producer in wiring.consumed_streams() {
             let progress = client.consumer_progress(producer, wiring.service).await;
             // Another check reports a missing consumer.
             if let Some(progress) = progress.map_err(|problem| alone(problem.detail))? {
@@ -150,10 +146,9 @@ async fn observe_readers(
 ) -> Result<()> {
     let unread = |error: StreamError| alone(error.with_cause());
     let positions = Positions::load(pool).await.map_err(alone)?;
-    for event in &wiring.follows {
-        let producer = events::producer_of(event);
+    for producer in wiring.read_streams() {
         let at = positions.of(producer);
-        if at == 0 || observed.contains_key(&(wiring.service, producer)) {
+        if at == 0 {
             continue;
         }
         let Unread { messages: waiting, since } =

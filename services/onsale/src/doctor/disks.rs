@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use mesh::{MeshClient, postgres};
+use mesh::postgres;
 
-use super::check::{Checked, Outcome, alone, link, skipped};
-use crate::{
-    config::{Config, OPERATOR},
-    registry::WITH_DATABASE,
+use super::{
+    broker,
+    check::{Checked, Outcome, alone, skipped},
 };
+use crate::{config::Config, registry::WITH_DATABASE};
 
 /// Percent of what JetStream may store, above which it should be given more …
 const WARN_PERCENT: u64 = 80;
@@ -45,17 +45,10 @@ fn share(part: u64, whole: u64) -> u64 {
 
 /// Room in JetStream, and on the disk of its store when it runs on this machine.
 pub(super) async fn of_broker(config: &Config) -> Outcome {
-    let Some(link) = link(config, OPERATOR).await? else {
-        return skipped("the operator's seed is not configured");
+    let servers = match broker::servers(config).await {
+        Ok(servers) => servers,
+        Err(outcome) => return outcome,
     };
-    let servers = MeshClient::new(link.clone()).broker_servers().await;
-    link.drain().await;
-    let servers = servers.map_err(alone)?;
-    if servers.is_empty() {
-        return skipped(
-            "the broker does not answer the operator; grant it broker.jetstream, as jetstream/nats.conf does",
-        );
-    }
     let (mut said, mut worst) = (Vec::new(), Checked::Good(String::new()));
     for server in servers {
         let disk = is_here(&config.nats_url).then(|| Disk::of(&server.store_dir)).flatten();

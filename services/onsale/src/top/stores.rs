@@ -1,6 +1,10 @@
 //! What the databases and Valkey show: the sale, outboxes, parked events, sagas.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use events::{ScheduleId, Timestamp};
@@ -58,7 +62,7 @@ pub(super) struct Stores {
     engines: BTreeMap<&'static str, Result<Box<dyn Engine>, String>>,
     room: Result<Valkey<queue::Room>, String>,
     /// The streams that each service reads by position.
-    follows: BTreeMap<&'static str, Vec<&'static str>>,
+    follows: BTreeMap<&'static str, BTreeSet<&'static str>>,
 }
 
 impl Stores {
@@ -69,12 +73,10 @@ impl Stores {
             "" => Err("ONSALE_VALKEY_URL is not set".to_owned()),
             url => Valkey::new(url, queue::Config::default()).map_err(|error| error.to_string()),
         };
-        let mut follows: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut follows: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for wiring in registry::wirings() {
-            let emitters = follows.entry(wiring.service).or_default();
-            emitters.extend(wiring.follows.iter().map(|event| events::producer_of(event)));
-            emitters.sort_unstable();
-            emitters.dedup();
+            // Two halves of a service are two wirings.
+            follows.entry(wiring.service).or_default().extend(wiring.read_streams());
         }
         Self { pools: pools.into(), engines: engines.into(), room, follows }
     }
@@ -123,13 +125,12 @@ impl Stores {
         .fetch_one(&mut *connection)
         .await?;
         drop(connection);
-        let follows = self.follows.get(service).map(Vec::as_slice).unwrap_or_default();
-        let positions = match follows {
-            [] => Vec::new(),
-            follows => {
+        let positions = match self.follows.get(service) {
+            Some(follows) if !follows.is_empty() => {
                 let read = Positions::load(pool).await.map_err(|error| anyhow!("{error}"))?;
                 follows.iter().map(|producer| (*producer, read.of(producer))).collect()
             }
+            _ => Vec::new(),
         };
         let (parked, dead) = (parked.unsigned_abs(), dead.unsigned_abs());
         Ok(Stored { unpublished: events, since, parked, dead, positions })
