@@ -35,7 +35,7 @@ impl TraceParent {
     }
 
     /// The beginning of the `traceparent` header of every span of its trace.
-    pub(crate) fn to_trace_header(&self) -> Option<String> {
+    pub(crate) fn to_trace_header(self) -> Option<String> {
         self.0.map(|place| format!("00-{}-", place.trace_id))
     }
 
