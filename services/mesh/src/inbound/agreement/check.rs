@@ -142,3 +142,15 @@ async fn check_ahead<S: Consumed>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_begins_with_what_was_delivered_and_not_acknowledged() {
+        let standing = Standing { floor: 3, delivered: 9 };
+        assert_eq!(standing.after(7), 4, "4 to 7 were recorded, and 4 was not acknowledged");
+        assert_eq!(standing.after(2), 3, "3 was acknowledged, and is another message now");
+    }
+}

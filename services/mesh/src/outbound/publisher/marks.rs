@@ -1,5 +1,9 @@
 //! The marks of published messages, and the generation that they belong to.
 
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
 use super::{Publisher, Run};
 use crate::{
     failpoint::crash::{Step, reach},
@@ -54,8 +58,7 @@ impl Publisher {
         };
         // The marks are lost when the broker does not answer, which only repeats the messages.
         let there = self.link.message_ids(first, last).await?;
-        let is_there = |mark: &Mark| there.get(&mark.sequence) == Some(&mark.id);
-        let marks: Vec<Mark> = marks.into_iter().filter(is_there).collect();
+        let marks = of_those_there(marks, &there);
         if !marks.is_empty() {
             self.engine.store().mark(&marks, generation).await?;
         }
@@ -68,13 +71,27 @@ fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
     marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
 }
 
+/// The marks of messages that a stream has at their sequences; `there` are its ids by sequence.
+fn of_those_there(mut marks: Vec<Mark>, there: &HashMap<u64, Uuid>) -> Vec<Mark> {
+    marks.retain(|mark| there.get(&mark.sequence) == Some(&mark.id));
+    marks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn only_a_message_that_the_stream_has_itself_is_marked_in_a_newer_generation() {
+        let mark = |sequence| Mark { id: Uuid::now_v7(), sequence };
+        let [there, replaced, lost] = [mark(5), mark(6), mark(7)];
+        let ids = HashMap::from([(5, there.id), (6, Uuid::now_v7())]);
+        assert_eq!(of_those_there(vec![there, replaced, lost], &ids), [there]);
+    }
+
+    #[test]
     fn an_acknowledgement_of_an_older_connection_sets_no_mark() {
-        let mark = |sequence| Mark { id: uuid::Uuid::now_v7(), sequence };
+        let mark = |sequence| Mark { id: Uuid::now_v7(), sequence };
         let marks = [(mark(7), 1), (mark(5), 2), (mark(6), 2)];
         assert_eq!(of_connection(marks.to_vec(), 2), [marks[1].0, marks[2].0]);
         assert_eq!(of_connection(marks.to_vec(), 3), []);
