@@ -74,7 +74,7 @@ impl Traffic {
 }
 
 /// The median; of an even number, the mean of the two in the middle.
-pub(in crate::development) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -133,7 +133,7 @@ impl Line {
 }
 
 /// A table whose figures stand below each other.
-pub(in crate::development) fn table<H, R>(header: H, rows: impl IntoIterator<Item = R>) -> Table
+pub(crate) fn table<H, R>(header: H, rows: impl IntoIterator<Item = R>) -> Table
 where
     H: IntoIterator<Item: ToString>,
     R: IntoIterator<Item = String>,

@@ -64,7 +64,7 @@ pub(super) fn name_of(pid: i32) -> Option<String> {
 }
 
 /// The children of a process, with their names.
-pub(in crate::development) fn children_of(pid: i32) -> Vec<(i32, String)> {
+pub(crate) fn children_of(pid: i32) -> Vec<(i32, String)> {
     all().filter(|(_, stat)| stat.parent == pid).map(|(pid, stat)| (pid, stat.name)).collect()
 }
 
@@ -97,7 +97,7 @@ pub(super) fn resident_mb(pid: i32) -> Option<f64> {
 }
 
 /// The number behind a name at the beginning of a line.
-pub(in crate::development) fn number_in(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn number_in(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -105,7 +105,7 @@ impl Setup<'_> {
     /// The variables of OpenTelemetry. Those of this process are not for the mesh.
     fn set_traces(&self, command: &mut Command) {
         let inherited = std::env::vars_os().map(|(name, _)| name);
-        for name in inherited.filter(|name| name.to_string_lossy().starts_with("OTEL_")) {
+        for name in inherited.filter(|name| name.to_string_lossy().starts_with("OTEL")) {
             command.env_remove(name);
         }
         let Some(collector) = self.collector else { return };
