@@ -11,7 +11,6 @@ use mesh::{
     postgres::Postgres,
 };
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::{
     Config,
@@ -62,11 +61,10 @@ pub(crate) async fn take(
     if !read.has_moved() {
         return Ok(());
     }
-    let notes = read
-        .events
-        .iter()
-        .filter_map(NoteAccount::of)
-        .map(|note| async { ctx.decide(note, &Meta::inside(SagaId(Uuid::now_v7()))).await });
+    let notes =
+        read.events.iter().filter_map(NoteAccount::of).map(|note| async {
+            ctx.decide(note, &Meta::inside(SagaId(mesh::clock::new_id()))).await
+        });
     let noted = futures::future::try_join_all(notes).await;
     noted.map_err(|problem| Failure::Unavailable(problem.to_string()))?;
     ctx.unit(async {
@@ -115,6 +113,7 @@ impl Execute<NoteAccount> for UnitOfWork {
 #[cfg(test)]
 mod tests {
     use events::{Timestamp, concert::CreateConcert};
+    use uuid::Uuid;
 
     use super::*;
 

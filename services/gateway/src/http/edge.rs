@@ -317,7 +317,7 @@ pub(crate) struct Proposal {
 impl Proposal {
     /// A new proposal for a request.
     pub(crate) fn new(head: &Head) -> Self {
-        let proposed = Uuid::now_v7();
+        let proposed = clock::new_id();
         let user = head.token().ok().and_then(mesh::claimed_user);
         Self { proposed, becomes: user.map(|user| mesh::own_id(user, proposed)) }
     }

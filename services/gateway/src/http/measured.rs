@@ -25,7 +25,8 @@ static DURATION: Metric = Metric::histogram(
 );
 static SHED: Metric = Metric::counter(
     "onsale_http_shed",
-    "Requests that were turned away: too many at once, too many payments running, too many streams, too many log-ins",
+    "Requests that were turned away: too many at once, too many payments running, too many \
+     streams, too many log-ins",
     &["reason"],
 );
 static STREAMS: Metric =

@@ -294,7 +294,7 @@ impl Endpoints {
         let key = key.map(|key| Key::new(spec.endpoint, &caller, key)).transpose()?;
         let id = match (proposed_id(request.id.as_deref())?, caller.user_id()) {
             (Some(proposed), Ok(user)) => own_id(user, proposed),
-            _ => Uuid::now_v7(),
+            _ => clock::new_id(),
         };
         let meta = Meta {
             name: spec.endpoint,

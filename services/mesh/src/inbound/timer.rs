@@ -8,7 +8,6 @@ use std::{
 use events::SagaId;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     batch::work::{Done, Meta, Settle, Underway, Work},
@@ -76,7 +75,7 @@ impl TimerTask {
             .inspect_err(|_| self.engine.store().given_up())??;
         let (underway, done) = Underway::begin();
         for handler in due {
-            let id = Uuid::now_v7();
+            let id = clock::new_id();
             let (name, may_emit) = (self.name, self.emits);
             let meta = Meta { name, may_emit, id, ..Meta::inside(SagaId(id)) };
             let mut work = Work::command(handler, meta, Settle::Nobody);

@@ -25,8 +25,8 @@ const HEALTH_SUBJECT: &str = "broker.health";
 impl Link {
     /// The error that the broker reports of itself; `None` while it is healthy, and where this
     /// user may not ask. Of several nodes one that is healthy is enough: the others work without
-    /// one that is catching up or whose disk is full. An unfavourable answer is asked for twice: a stream that is being deleted
-    /// causes one for a moment.
+    /// one that is catching up or whose disk is full. An unfavourable answer is asked for twice: a
+    /// stream that is being deleted causes one for a moment.
     ///
     /// # Errors
     /// When it does not answer.

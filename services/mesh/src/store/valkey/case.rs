@@ -81,7 +81,7 @@ impl<'a> Item<'a> {
         Self {
             call: Ok(call),
             event_id: None,
-            saga_id: SagaId(Uuid::now_v7()),
+            saga_id: SagaId(crate::clock::new_id()),
             cause: None,
             traceparent: None,
             may_emit: &[],

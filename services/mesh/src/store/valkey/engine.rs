@@ -4,7 +4,6 @@ use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use events::{Command, Event, Problem, Timestamp, UserId};
-use uuid::Uuid;
 
 use super::{
     batch::Handlers,
@@ -98,7 +97,7 @@ impl<L: LuaModule> Valkey<L> {
     where
         L: CallOn<E>,
     {
-        let at = At { now, config: self.config(), caller: &Caller::Mesh, id: Uuid::now_v7() };
+        let at = At { now, config: self.config(), caller: &Caller::Mesh, id: clock::new_id() };
         L::call(event, &at)
     }
 

@@ -7,7 +7,6 @@ use events::{EventId, Problem, Timestamp, producer_of};
 use futures::{StreamExt, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::warn;
-use uuid::Uuid;
 
 use super::{
     engine::Valkey,
@@ -224,7 +223,7 @@ impl<L: LuaModule> Building<'_, L> {
             let event_id = EventId(event.event_id().ok_or(NotReplayed::NoId)?);
             let handler = (consumed.decode)(event.payload())?;
             let config = self.valkey.config();
-            let at = At { now, config, caller: &Caller::Mesh, id: Uuid::now_v7() };
+            let at = At { now, config, caller: &Caller::Mesh, id: clock::new_id() };
             let call = handler.of::<ValkeyHandler<L>>().0.call(&at);
             let call = call.map_err(|problem| NotReplayed::Refused(Box::new(problem)))?;
             Ok((consumed.event, ReplayedEvent { event_id, call }))
