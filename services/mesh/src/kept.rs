@@ -1,6 +1,9 @@
 //! Stores that are rebuilt when they have lost their data.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -9,9 +12,14 @@ use crate::{MeshClient, store::engine::Failure};
 
 /// How often a store is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// How soon a rebuild is retried at first, and how many times.
+/// Where all services start together, the owners may need a moment: for so long a rebuild that fails
+/// is repeated at once, and nothing is logged.
+const SOON_WITHIN: Duration = Duration::from_secs(2);
+/// The pause before it is repeated meanwhile.
 const SOON: Duration = Duration::from_millis(50);
-const SOON_TRIES: u32 = 40;
+
+/// How long a rebuild that is stopped may take to leave its place to another instance.
+const STOP_WITHIN: Duration = Duration::from_millis(500);
 
 /// A store that is rebuilt when it has lost its data.
 pub trait Kept: Send + Sync + 'static {
@@ -21,39 +29,68 @@ pub trait Kept: Send + Sync + 'static {
     /// Whether it has all of its data.
     fn is_whole(&self) -> impl Future<Output = Result<bool, Failure>> + Send;
 
-    /// Rebuilds it; returns from how many entries.
-    fn rebuild(&self, client: &MeshClient) -> impl Future<Output = Result<u64, Failure>> + Send;
+    /// Rebuilds it; returns from how many entries. At the stop it leaves the rebuild to another
+    /// instance at once.
+    fn rebuild(
+        &self,
+        client: &MeshClient,
+        stop: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = Result<u64, Failure>> + Send;
+}
+
+/// The failure of a rebuild that was stopped.
+pub fn stopped() -> Failure {
+    Failure::Unavailable("the rebuild was stopped; another instance begins it anew".into())
 }
 
 /// Watches a store until `stop`, and rebuilds it whenever it is found empty. Until then its
 /// service refuses to answer rather than to guess.
-pub(crate) async fn keep(kept: &impl Kept, client: &MeshClient, stop: CancellationToken) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = rebuild_when_lost(kept, client) => {}
+pub(crate) async fn keep<K: Kept>(kept: &K, client: &MeshClient, stop: CancellationToken) {
+    let mut lost_at = None;
+    loop {
+        let pause = match is_lost(kept, &stop).await {
+            true => {
+                let lost_for = lost_at.get_or_insert_with(Instant::now).elapsed();
+                rebuild(kept, client, &stop, lost_for < SOON_WITHIN).await
+            }
+            false => {
+                lost_at = None;
+                CHECK_EVERY
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 }
 
-async fn rebuild_when_lost<K: Kept>(kept: &K, client: &MeshClient) {
-    let mut failures = 0;
-    loop {
-        // A store that does not answer is the housekeeping's concern; it is checked again.
-        if matches!(kept.is_whole().await, Ok(false)) {
-            failures += 1;
-            match kept.rebuild(client).await {
-                Ok(count) => info!(count, "{} is rebuilt", K::WHAT),
-                // Another instance is rebuilding it.
-                Err(Failure::Contended(_)) => {}
-                // Where all services start together, its owners may need a moment longer.
-                Err(_) if failures < SOON_TRIES => {
-                    tokio::time::sleep(SOON).await;
-                    continue;
-                }
-                Err(error) => warn!(%error, "{} cannot be rebuilt yet", K::WHAT),
-            }
-        } else {
-            failures = 0;
-        }
-        tokio::time::sleep(CHECK_EVERY).await;
+/// Whether the data is lost. A store that does not answer is the housekeeping's concern.
+async fn is_lost(kept: &impl Kept, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        whole = kept.is_whole() => matches!(whole, Ok(false)),
     }
+}
+
+/// Rebuilds a store; returns the pause until it is checked again.
+async fn rebuild<K: Kept>(
+    kept: &K,
+    client: &MeshClient,
+    stop: &CancellationToken,
+    is_new: bool,
+) -> Duration {
+    let rebuilt = tokio::select! {
+        rebuilt = kept.rebuild(client, stop.cancelled()) => rebuilt,
+        () = async { stop.cancelled().await; tokio::time::sleep(STOP_WITHIN).await } => return SOON,
+    };
+    match rebuilt {
+        Ok(count) => info!(count, "{} is rebuilt", K::WHAT),
+        // Another instance is rebuilding it.
+        Err(Failure::Contended(_)) => {}
+        Err(_) if is_new => return SOON,
+        Err(error) if !stop.is_cancelled() => warn!(%error, "{} cannot be rebuilt yet", K::WHAT),
+        Err(_) => {}
+    }
+    CHECK_EVERY
 }

@@ -68,7 +68,7 @@ pub use inbound::{
     read::Read,
     repeat::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_CHARS_MAX, check_key},
 };
-pub use kept::Kept;
+pub use kept::{Kept, stopped};
 pub use nats::{
     client::{Announcements, COMMAND_TIMEOUT, Following, MeshClient, RequestHeaders},
     consumer_state::ConsumerState,

@@ -1,7 +1,7 @@
 //! `onsale replay`: rebuilds what is in Valkey from the state of its owners and from the streams:
 //! a read model next to the live one, the waiting rooms in place.
 
-use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::pending, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 
 use anstream::println;
 use anyhow::{Context, Result, bail};
@@ -110,7 +110,7 @@ pub async fn replay_rooms(config: &Config) -> Result<u64> {
     valkey.unseal().await?;
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
-        match rooms.rebuild(&client).await {
+        match rooms.rebuild(&client, pending()).await {
             // The running service is rebuilding them.
             Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
                 tokio::time::sleep(RETRY_EVERY).await;
@@ -137,7 +137,7 @@ pub async fn replay<L: LuaModule>(
         false => ProgressBar::hidden(),
     };
     let client = MeshClient::new(link.clone());
-    let rebuilt = model.replay(&client, |progress| match progress {
+    let rebuilt = model.replay(&client, pending(), |progress| match progress {
         Progress::Read { stream, seq, last_seq } => {
             bar.set_message(stream.to_owned());
             bar.set_length(last_seq);

@@ -1,7 +1,7 @@
 //! Rebuilds the rooms after Valkey has lost them, from the state of other services and from
 //! stored events.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, future::Future, sync::Arc};
 
 use bytes::Bytes;
 use events::{
@@ -76,9 +76,13 @@ impl Kept for WaitingRooms {
         self.0.is_whole().await
     }
 
-    async fn rebuild(&self, client: &MeshClient) -> Result<u64, Failure> {
+    async fn rebuild(
+        &self,
+        client: &MeshClient,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<u64, Failure> {
         let now = clock::now();
-        rebuild(&self.0, known(client, now).await?, now).await
+        rebuild(&self.0, known(client, now).await?, stop, now).await
     }
 }
 
@@ -133,11 +137,12 @@ fn emitted(
 /// It may be interrupted and started again at any time: every item has its effect once.
 ///
 /// # Errors
-/// `Contended` while another instance rebuilds the store; when Valkey cannot be reached, or
-/// `known` cannot be read to its end.
+/// `Contended` while another instance rebuilds the store; when it is stopped, Valkey cannot be
+/// reached, or `known` cannot be read to its end.
 pub(crate) async fn rebuild(
     valkey: &Valkey<Room>,
     known: impl Stream<Item = Result<Vec<Known>, Failure>>,
+    stop: impl Future<Output = ()>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
     if valkey.is_whole().await? {
@@ -146,13 +151,17 @@ pub(crate) async fn rebuild(
     let Some(restoring) = valkey.begin_restoring().await? else {
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
-    match apply_all(valkey, &restoring, known, now).await {
+    let applied = tokio::select! {
+        applied = apply_all(valkey, &restoring, known, now) => applied,
+        () = stop => Err(mesh::stopped()),
+    };
+    match applied {
         Ok(count) => {
             restoring.seal().await?;
             Ok(count)
         }
         Err(failure) => {
-            // If the store is away, the lock expires by itself.
+            // If that fails, the lease runs out by itself.
             let _ = restoring.give_up().await;
             Err(failure)
         }

@@ -86,7 +86,7 @@ impl Harness {
 
     async fn empty_on(valkey: OwnValkey) -> Self {
         let kit = OnValkey::of(&crate::service(), Config::default(), valkey);
-        rebuild(&kit.engine, stream::empty(), at(0)).await.unwrap();
+        rebuild(&kit.engine, stream::empty(), std::future::pending(), at(0)).await.unwrap();
         Self { room: kit.engine.clone(), kit, published: 0 }
     }
 

@@ -1,5 +1,7 @@
 //! The store: idempotency keys, restarts, and rebuilds after a loss.
 
+use std::future::{pending, ready};
+
 use bytes::Bytes;
 use events::{codes, concert::ScheduleState, queue::PlaceState};
 use futures::stream;
@@ -96,7 +98,7 @@ async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
     let call = mesh::valkey::FunctionCall::new("enter").arg(SCHEDULE).arg(fan(0)).arg("");
     let lost = harness.room.perform(&[call], at(0)).await;
     assert!(matches!(lost, Err(Failure::Emptied)), "{lost:?}");
-    rebuild(&harness.room, stream::empty(), at(0)).await.unwrap();
+    rebuild(&harness.room, stream::empty(), pending(), at(0)).await.unwrap();
     harness.room.store().check().await.unwrap();
     assert!(harness.look(fan(0), 0).await.unwrap_err().is(codes::NOT_FOUND));
 }
@@ -159,7 +161,8 @@ async fn a_room_is_rebuilt_from_its_events_in_any_order() {
         let twin = known_items.iter().position(is_twin).unwrap();
         let is_left_out = twin / BATCH == (twin + 1) / BATCH;
         let count = known_items.len() as u64 - 2 - u64::from(is_left_out);
-        let rebuilt = rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+        let rebuilt =
+            rebuild(&harness.room, batches(known_items), pending(), at(2_000)).await.unwrap();
         assert_eq!(
             rebuilt, count,
             "all but the failed payment, the rubbish, and such a second seat"
@@ -188,10 +191,10 @@ async fn a_room_is_rebuilt_from_its_events_in_any_order() {
 async fn a_rebuild_that_is_started_again_changes_nothing_twice() {
     let (mut harness, known_items) = used_room().await;
     harness.kit.store.empty().await;
-    rebuild(&harness.room, batches(known_items.clone()), at(2_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items.clone()), pending(), at(2_000)).await.unwrap();
     let before = harness.look(fan(5), 2_000).await.unwrap();
     harness.kit.store.redis::<()>(&["DEL", "{queue}:whole"]).await;
-    rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(2_000)).await.unwrap();
     assert_eq!(harness.look(fan(5), 2_000).await.unwrap(), before);
     assert_eq!(harness.emitted().await, [], "nothing is emitted again");
 }
@@ -206,7 +209,7 @@ async fn a_room_is_rebuilt_from_stated_schedules_and_seats_without_stream_events
         seat_stated(2, fan(2), 7, true),
         seat_stated(3, fan(3), 1, false),
     ];
-    rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(2_000)).await.unwrap();
     harness.enter(fan(3), 2_000).await.unwrap();
     harness.tick_through(2_000..2_300).await;
     assert_eq!(harness.state(fan(3), 2_300).await, PlaceState::Active);
@@ -226,7 +229,7 @@ async fn a_place_in_a_rebuilt_room_has_a_version_above_every_lost_one() {
     for now in [2_000, 5_000, 8_000] {
         harness.kit.store.empty().await;
         let known_items = vec![schedule_stated(10, ScheduleState::Open)];
-        rebuild(&harness.room, batches(known_items), at(now)).await.unwrap();
+        rebuild(&harness.room, batches(known_items), pending(), at(now)).await.unwrap();
         harness.emitted().await;
         for _ in 0..5 {
             harness.enter(fan(1), now).await.unwrap();
@@ -245,7 +248,7 @@ async fn a_cancelled_show_is_cancelled_in_a_rebuilt_room() {
     let harness = Harness::open().await;
     harness.kit.store.empty().await;
     let known_items = vec![schedule_stated(10, ScheduleState::Cancelled)];
-    rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(2_000)).await.unwrap();
     assert!(harness.enter(fan(3), 2_000).await.unwrap_err().is(codes::SCHEDULE_CANCELLED));
 }
 
@@ -265,7 +268,7 @@ async fn nothing_follows_from_an_event_during_a_rebuild() {
     known_items.push(known(&hold_expired(7, fan(0))));
     known_items.push(known(&created(2, fan(0), 400_000)));
     harness.kit.store.empty().await;
-    rebuild(&harness.room, batches(known_items), at(1_500)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(1_500)).await.unwrap();
     assert_eq!(harness.state(fan(0), 1_500).await, PlaceState::Active);
     assert_eq!(harness.emitted().await, [], "nothing was decided");
     harness.handle(hold_expired(2, fan(0)), 2_000).await;
@@ -292,7 +295,7 @@ async fn a_corrupt_room_is_rebuilt_in_place_and_every_place_stays() {
     assert!(harness.look(fan(5), 1_000).await.unwrap_err().is(codes::UNAVAILABLE));
     let known_items =
         vec![schedule_stated(10, ScheduleState::Open), seat_stated(1, fan(0), 4, true)];
-    rebuild(&harness.room, batches(known_items), at(1_000)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(1_000)).await.unwrap();
     assert_eq!(harness.look(fan(5), 1_000).await.unwrap(), before);
     assert_eq!(harness.state(fan(1), 1_000).await, PlaceState::Active);
     assert_eq!(harness.emitted().await, []);
@@ -308,12 +311,12 @@ async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_no
     let harness = Harness::open().await;
     harness.kit.store.empty().await;
     let first = harness.room.begin_restoring().await.unwrap().expect("no other rebuild");
-    let second = rebuild(&harness.room, stream::empty(), at(0)).await;
+    let second = rebuild(&harness.room, stream::empty(), pending(), at(0)).await;
     assert!(matches!(second, Err(Failure::Contended(_))), "{second:?}");
     // An instance that was paused for long finds that another has the lock.
     harness.kit.store.redis::<()>(&["DEL", "{queue}:shadow"]).await;
     let known_items = vec![schedule_stated(10, ScheduleState::Open)];
-    rebuild(&harness.room, batches(known_items), at(0)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(0)).await.unwrap();
     let call = mesh::valkey::FunctionCall::new("cancel").arg(SCHEDULE);
     assert!(matches!(first.perform(&[call], at(0)).await, Err(Failure::Contended(_))));
     assert!(matches!(first.seal().await, Err(Failure::Contended(_))));
@@ -321,9 +324,19 @@ async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_no
 }
 
 #[tokio::test]
+async fn an_instance_that_is_stopped_leaves_the_rebuild_to_another_at_once() {
+    let harness = Harness::open().await;
+    harness.kit.store.empty().await;
+    let stopped = rebuild(&harness.room, stream::pending(), ready(()), at(0)).await;
+    assert!(matches!(stopped, Err(Failure::Unavailable(_))), "{stopped:?}");
+    rebuild(&harness.room, stream::empty(), pending(), at(0)).await.unwrap();
+    assert!(harness.room.is_whole().await.unwrap());
+}
+
+#[tokio::test]
 async fn a_whole_store_is_not_rebuilt() {
     let (harness, known_items) = used_room().await;
-    let count = rebuild(&harness.room, batches(known_items), at(2_000)).await.unwrap();
+    let count = rebuild(&harness.room, batches(known_items), pending(), at(2_000)).await.unwrap();
     assert_eq!(count, 0);
 }
 
@@ -334,7 +347,7 @@ async fn a_ticket_restores_the_number_of_a_place_whose_event_was_lost() {
     let ticket = harness.enter(fan(1), -8).await.unwrap().ticket;
     harness.kit.store.empty().await;
     let known_items = vec![known(&opened(SCHEDULE, ADMISSION, 10))];
-    rebuild(&harness.room, batches(known_items), at(-7)).await.unwrap();
+    rebuild(&harness.room, batches(known_items), pending(), at(-7)).await.unwrap();
     // The instance that still had the keys wrote them back; other fans have entered meanwhile.
     harness.enter(fan(5), -6).await.unwrap();
     harness.enter(fan(6), -6).await.unwrap();

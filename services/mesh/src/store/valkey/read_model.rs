@@ -1,6 +1,6 @@
 //! A read model: state that decides nothing and is built by replay, the first time as any other.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use super::{
     engine::Valkey,
@@ -20,16 +20,17 @@ pub struct ReadModel<L: LuaModule> {
 }
 
 impl<L: LuaModule> ReadModel<L> {
-    /// Rebuilds it next to the live one; see [`super::rebuild()`].
+    /// Rebuilds it next to the live one, unless it is stopped; see [`super::rebuild()`].
     ///
     /// # Errors
     /// As [`super::rebuild()`].
     pub async fn replay(
         &self,
         client: &MeshClient,
+        stop: impl Future<Output = ()> + Send,
         progress: impl FnMut(Progress<'_>) + Send,
     ) -> Result<Rebuilt, Failure> {
-        rebuild(&self.valkey, &self.table, (self.sources)(client), client, progress).await
+        rebuild(&self.valkey, &self.table, (self.sources)(client), client, stop, progress).await
     }
 }
 
@@ -40,8 +41,12 @@ impl<L: LuaModule> Kept for ReadModel<L> {
         self.valkey.is_whole().await
     }
 
-    async fn rebuild(&self, client: &MeshClient) -> Result<u64, Failure> {
-        let rebuilt = self.replay(client, |_| {}).await?;
+    async fn rebuild(
+        &self,
+        client: &MeshClient,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<u64, Failure> {
+        let rebuilt = self.replay(client, stop, |_| {}).await?;
         Ok(rebuilt.total().taken + rebuilt.stated.taken)
     }
 }

@@ -1,7 +1,7 @@
 //! Rebuilds a read model from its owners' statements and from whole streams: read, take in,
 //! compare, swap.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use events::{EventId, Problem, Timestamp, producer_of};
 use futures::{StreamExt, stream::BoxStream};
@@ -14,8 +14,8 @@ use super::{
     replay::{Difference, Fed, Replay, ReplayedEvent},
 };
 use crate::{
-    Caller, MeshClient, Service, StoredEvent, clock, nats::stored::STORED_MESSAGES_MAX,
-    store::engine::Failure,
+    Caller, MeshClient, Service, StoredEvent, clock, kept::stopped,
+    nats::stored::STORED_MESSAGES_MAX, store::engine::Failure,
 };
 
 /// How long the live generation may take to consume what the shadow has read.
@@ -76,16 +76,18 @@ pub struct Sources<'a> {
 /// Rebuilds the read model from its sources and the events that `table` consumes, next to the
 /// live one, and puts it in its place. Streams keep a week; the owners state what is older.
 ///
-/// Live traffic goes on meanwhile. A failure leaves the live generation as it is.
+/// Live traffic goes on meanwhile. A failure leaves the live generation as it is, and so does
+/// `stop`: another instance may then rebuild it at once.
 ///
 /// # Errors
-/// `Contended` when another rebuild is running; also when a stream cannot be read, an owner does
-/// not answer, or the store cannot be reached.
+/// `Contended` when another rebuild is running; also when it is stopped, a stream cannot be read,
+/// an owner does not answer, or the store cannot be reached.
 pub async fn rebuild<L: LuaModule>(
     valkey: &Valkey<L>,
     table: &Service<Valkey<L>>,
     sources: Sources<'_>,
     client: &MeshClient,
+    stop: impl Future<Output = ()> + Send,
     mut progress: impl FnMut(Progress<'_>) + Send,
 ) -> Result<Rebuilt, Failure> {
     valkey.sweep_generations().await?;
@@ -93,14 +95,18 @@ pub async fn rebuild<L: LuaModule>(
         return Err(Failure::Contended("it is being rebuilt already".into()));
     };
     let building = Building { valkey, table, replay: &replay, done: Rebuilt::default() };
-    match building.run(sources, client, &mut progress).await {
+    let ran = tokio::select! {
+        ran = building.run(sources, client, &mut progress) => ran,
+        () = stop => Err(stopped()),
+    };
+    match ran {
         Ok(rebuilt) => {
             replay.swap().await?;
             valkey.sweep_generations().await?;
             Ok(rebuilt)
         }
         Err(failure) => {
-            // If the store is unavailable, the shadow's lease runs out by itself.
+            // If that fails, the shadow's lease runs out by itself.
             let _ = replay.give_up().await;
             Err(failure)
         }
@@ -181,8 +187,7 @@ impl<L: LuaModule> Building<'_, L> {
 
     async fn take_in(&mut self, events: &[StoredEvent]) -> Result<(), Failure> {
         let now = clock::now();
-        // Each run of events of one kind is fed at once; grouping further would change the order.
-        let mut runs: Vec<(&'static str, Vec<ReplayedEvent>)> = Vec::new();
+        let (mut names, mut fed) = (Vec::new(), Vec::new());
         for event in events {
             match self.stored(event, now) {
                 None => {}
@@ -194,16 +199,15 @@ impl<L: LuaModule> Building<'_, L> {
                     );
                     self.done.unreadable += 1;
                 }
-                Some(Ok((name, stored))) => match runs.last_mut() {
-                    Some((kind, run)) if *kind == name => run.push(stored),
-                    _ => runs.push((name, vec![stored])),
-                },
+                Some(Ok((name, stored))) => {
+                    names.push(name);
+                    fed.push(stored);
+                }
             }
         }
-        for (name, run) in runs {
-            let fed = self.replay.feed(&run, now).await?;
+        for (name, one) in names.into_iter().zip(self.replay.feed_each(&fed, now).await?) {
             let sum = self.done.events.entry(name).or_default();
-            *sum = sum.and(fed);
+            *sum = sum.and(one);
         }
         Ok(())
     }

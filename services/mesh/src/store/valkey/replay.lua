@@ -19,7 +19,7 @@ end
 -- `generations` names all that were ever begun and may still have keys. The builder is fenced by
 -- the shadow's name, which is never used again, and by a lease: a builder that was paused for
 -- longer, or whose store was emptied, finds that its shadow is gone.
-local SHADOW_MILLIS = 30000
+local SHADOW_MILLIS = 15000
 
 local function builds(generation)
   if call('GET', own('shadow')) ~= generation then

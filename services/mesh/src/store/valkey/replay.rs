@@ -10,8 +10,11 @@
 //! There is at most one shadow. Its builder holds it by a lease that each step renews; a builder
 //! that was killed loses it, and [`Keyspace::sweep_generations`] removes what it left.
 
+use std::time::Duration;
+
 use events::{EventId, Timestamp};
 use redis::Value;
+use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -24,6 +27,10 @@ use super::{
 };
 use crate::store::engine::Failure;
 
+/// How long a builder may be silent before it has lost its lease (`replay.lua`).
+const LEASE: Duration = Duration::from_secs(15);
+/// How often a store that is away is asked to give a lease up.
+const GIVE_UP_EVERY: Duration = Duration::from_millis(200);
 /// Keys scanned by one step of a sweep.
 const SWEEP_KEYS: usize = 1_000;
 /// Parts in which generations are compared, by the last two hex digits of the entities' ids, so
@@ -58,6 +65,10 @@ impl Fed {
             left_out: self.left_out + other.left_out,
         }
     }
+}
+
+fn sum(fed: Vec<Fed>) -> Fed {
+    fed.into_iter().fold(Fed::default(), Fed::and)
 }
 
 /// Lines of the digest in which two generations differ.
@@ -95,6 +106,19 @@ impl Keyspace {
         let mut begun = self.serve("begin_shadow", &generation).await?;
         let replay = Replay { keyspace: self.clone(), generation };
         Ok((begun.take::<u8>()? == 1).then_some(replay))
+    }
+
+    /// Gives up the lease of a rebuild, so that the next one need not wait until it has run out.
+    pub(super) async fn give_up_lease(&self, holder: &str) -> Result<(), Failure> {
+        let until = Instant::now() + LEASE;
+        loop {
+            match self.serve("give_up_shadow", holder).await {
+                Err(Failure::Unavailable(_) | Failure::Uncertain(_)) if Instant::now() < until => {
+                    tokio::time::sleep(GIVE_UP_EVERY).await;
+                }
+                given => return given.map(drop),
+            }
+        }
     }
 
     /// Removes, in small steps, what is left of generations that are neither live nor being
@@ -151,28 +175,38 @@ impl Replay {
     /// # Errors
     /// When the store cannot be reached, or this builder has lost the shadow.
     pub async fn feed(&self, events: &[ReplayedEvent], now: Timestamp) -> Result<Fed, Failure> {
+        Ok(sum(self.feed_each(events, now).await?))
+    }
+
+    /// The same; returns what became of each.
+    pub(super) async fn feed_each(
+        &self,
+        events: &[ReplayedEvent],
+        now: Timestamp,
+    ) -> Result<Vec<Fed>, Failure> {
         let case =
             |event: &ReplayedEvent| Case::of(Item::stored(event.call.clone(), event.event_id));
         let cases: Vec<_> = events.iter().map(case).collect();
         self.feed_cases(&cases, now).await
     }
 
-    async fn feed_cases(&self, cases: &[Case<'_>], now: Timestamp) -> Result<Fed, Failure> {
-        let mut fed = Fed::default();
-        for ended in self.keyspace.call(Way::Feed(&self.generation), cases, now).await?.ended {
-            match ended {
-                Ended::Done(_) => fed.taken += 1,
-                Ended::Repeat => fed.repeats += 1,
-                ended => {
-                    fed.left_out += 1;
-                    if let Some(cause) = ended.failure() {
-                        let service = self.keyspace.names.service;
-                        warn!(service, cause, "an event fails; going on without it");
-                    }
+    async fn feed_cases(&self, cases: &[Case<'_>], now: Timestamp) -> Result<Vec<Fed>, Failure> {
+        let called = self.keyspace.call(Way::Feed(&self.generation), cases, now).await?;
+        Ok(called.ended.into_iter().map(|ended| self.became(ended)).collect())
+    }
+
+    fn became(&self, ended: Ended) -> Fed {
+        match ended {
+            Ended::Done(_) => Fed { taken: 1, ..Fed::default() },
+            Ended::Repeat => Fed { repeats: 1, ..Fed::default() },
+            ended => {
+                if let Some(cause) = ended.failure() {
+                    let service = self.keyspace.names.service;
+                    warn!(service, cause, "an event fails; going on without it");
                 }
+                Fed { left_out: 1, ..Fed::default() }
             }
         }
-        Ok(fed)
     }
 
     /// Takes owners' statements into the shadow, one after the other.
@@ -181,7 +215,7 @@ impl Replay {
     /// As [`Replay::feed`].
     pub async fn state(&self, calls: &[FunctionCall], now: Timestamp) -> Result<Fed, Failure> {
         let cases: Vec<_> = calls.iter().map(|call| Case::of(Item::quiet(call.clone()))).collect();
-        self.feed_cases(&cases, now).await
+        Ok(sum(self.feed_cases(&cases, now).await?))
     }
 
     /// The difference between the shadow and the live generation, as at `now`. What the live one
@@ -209,12 +243,13 @@ impl Replay {
         if swapped.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
-    /// Gives the shadow up; the live generation stays as it was.
+    /// Gives the shadow up; the live generation stays as it was. While the store is away, it is
+    /// tried again for as long as the lease lasts.
     ///
     /// # Errors
-    /// When the store cannot be reached; then the shadow's lease runs out.
+    /// When the store does not come back; then the shadow's lease runs out.
     pub async fn give_up(self) -> Result<(), Failure> {
-        self.keyspace.serve("give_up_shadow", &self.generation).await.map(drop)
+        self.keyspace.give_up_lease(&self.generation).await
     }
 
     /// Calls a function of the mesh as the shadow's builder; returns what follows `held` in the

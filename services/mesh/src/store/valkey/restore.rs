@@ -64,11 +64,12 @@ impl Restoring {
         if sealed.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
-    /// Gives the lease up, so that another instance may begin at once.
+    /// Gives the lease up, so that another instance may begin at once. While the store is away, it
+    /// is tried again for as long as the lease lasts.
     ///
     /// # Errors
-    /// When the store cannot be reached; then the lease runs out.
+    /// When the store does not come back; then the lease runs out.
     pub async fn give_up(self) -> Result<(), Failure> {
-        self.keyspace.serve("give_up_shadow", &self.token).await.map(drop)
+        self.keyspace.give_up_lease(&self.token).await
     }
 }
