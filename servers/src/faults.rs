@@ -1,15 +1,15 @@
 //! What a server can be put through: pauses, a full disk, lost files.
 
 use std::{
-    fs, io,
+    io,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use crate::{account::Account, server::Server, servers::Servers};
+use crate::{account::Account, process, server::Server, servers::Servers};
 
 /// Where each server keeps what it must not lose, from its own folder.
 const FILES: [(&str, &str); 4] = [
@@ -42,7 +42,7 @@ impl Server {
         let account = self.account();
         // The parent first: its further children inherit the limit.
         limit(parent, bytes, account)?;
-        for pid in children(parent) {
+        for pid in process::children(parent) {
             // One that has ended meanwhile writes nothing.
             let _ = limit(pid, bytes, account);
         }
@@ -50,13 +50,9 @@ impl Server {
     }
 
     fn signal_all(&self, signal: Signal) {
-        let send = |pid: u32| {
-            // A process that has ended meanwhile gets nothing.
-            let _ = id(pid).map(|pid| kill_process(pid, signal));
-        };
         let Some(parent) = self.pid() else { return };
-        send(parent);
-        children(parent).into_iter().for_each(send);
+        process::signal_id(parent, signal);
+        process::children(parent).into_iter().for_each(|pid| process::signal_id(pid, signal));
     }
 }
 
@@ -74,27 +70,11 @@ impl Servers {
 fn limit(pid: u32, bytes: u64, account: Option<&Account>) -> io::Result<()> {
     let Some(account) = account else {
         let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        let pid = id(pid).ok_or(io::ErrorKind::NotFound)?;
+        let pid = process::id(pid).ok_or(io::ErrorKind::NotFound)?;
         return Ok(prlimit(Some(pid), Resource::Fsize, limit).map(drop)?);
     };
     let mut command = Command::new("prlimit");
     command.args([format!("--pid={pid}"), format!("--fsize={bytes}:{bytes}")]);
     let done = command.uid(account.uid).gid(account.gid).stderr(Stdio::null()).status()?;
     if done.success() { Ok(()) } else { Err(io::Error::other(format!("prlimit: {done}"))) }
-}
-
-fn id(pid: u32) -> Option<Pid> {
-    Pid::from_raw(pid.cast_signed())
-}
-
-/// The processes that a process has started and that still run.
-fn children(parent: u32) -> Vec<u32> {
-    let is_child = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        rest.split(' ').nth(1) == Some(&parent.to_string())
-    };
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(is_child).collect()
 }

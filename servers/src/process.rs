@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -119,4 +119,25 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
             Ok(None) | Err(_) => return None,
         }
     }
+}
+
+/// Sends a signal to a process; one that has ended meanwhile gets nothing.
+pub(crate) fn signal_id(pid: u32, signal: Signal) {
+    let _ = id(pid).map(|pid| kill_process(pid, signal));
+}
+
+pub(crate) fn id(pid: u32) -> Option<Pid> {
+    Pid::from_raw(pid.cast_signed())
+}
+
+/// The processes that a process has started and that still run.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        rest.split(' ').nth(1) == Some(&parent.to_string())
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_child).collect()
 }

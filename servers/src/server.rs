@@ -23,9 +23,11 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 /// How often a starting server is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
-/// Attempts to start: the port may be taken at the last moment, and what a killed server has
-/// left behind (PostgreSQL's own children) may take a moment to end.
+/// Attempts to start: the port may be taken at the last moment.
 const TRIES_MAX: u32 = 8;
+/// For how long a restart is tried again: what a killed server has left behind (PostgreSQL's own
+/// children, while they wait for a disk) may take a moment to end.
+const RESTARTED_WITHIN: Duration = Duration::from_secs(20);
 /// The pause between two attempts.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
@@ -114,13 +116,17 @@ impl Server {
         Error::NotStarted { name: self.name(), why, said }
     }
 
-    /// Kills it at once (SIGKILL), as a crash would. Its data stays.
+    /// Kills it and its children at once (SIGKILL), as the end of its machine would. Its data
+    /// stays.
     pub fn kill(&self) {
         let mut child = self.child();
         if let Some(child) = child.as_mut() {
+            let children = process::children(child.id());
             // Both fail only when it has ended already.
             let _ = child.kill();
             let _ = child.wait();
+            // On a busy machine they need a moment to find that they are alone.
+            children.into_iter().for_each(|pid| process::signal_id(pid, Signal::KILL));
         }
         *child = None;
     }
@@ -141,13 +147,12 @@ impl Server {
         let server = self.clone();
         blocking(move || {
             server.stop_now();
-            let mut tried = 1;
+            let until = Instant::now() + RESTARTED_WITHIN;
             loop {
                 match server.try_once() {
-                    Err(_) if tried < TRIES_MAX => tried += 1,
+                    Err(_) if Instant::now() < until => thread::sleep(TRY_AGAIN_AFTER),
                     outcome => return outcome,
                 }
-                thread::sleep(TRY_AGAIN_AFTER);
             }
         })
         .await
