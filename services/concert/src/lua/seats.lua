@@ -49,7 +49,7 @@ end
 -- Moves seats of a section from one state to another.
 local function count(schedule, section, state, by)
   if state ~= 'free' then
-    redis.call('HINCRBY', key('taken:' .. schedule), section .. ' ' .. state, by)
+    redis.call('HINCRBY', key('taken:', schedule), section .. ' ' .. state, by)
   end
 end
 
@@ -57,7 +57,7 @@ end
 local function taken_of(schedule, sections)
   local taken = {}
   for at, section in ipairs(sections) do
-    local counts = redis.call('HMGET', key('taken:' .. schedule), section .. ' held',
+    local counts = redis.call('HMGET', key('taken:', schedule), section .. ' held',
       section .. ' sold')
     taken[at] = {
       section = section,
@@ -71,9 +71,9 @@ end
 -- Adds one change to the map: announces it to watchers, and logs it for those that were away.
 local function changes(schedule, what)
   redis.call('SADD', key('schedules'), schedule)
-  local sequence = redis.call('INCR', key('count:' .. schedule))
+  local sequence = redis.call('INCR', key('count:', schedule))
   local change = string.format('{"sequence":%.0f,%s}', sequence, what)
-  local log = key('log:' .. schedule)
+  local log = key('log:', schedule)
   redis.call('RPUSH', log, change)
   redis.call('LTRIM', log, -LOG_CHANGES, -1)
   redis.call('EXPIRE', log, LOG_SECS)
@@ -88,7 +88,7 @@ function writes.mark(schedule, version, stage, ...)
   if #seats == 0 then
     return
   end
-  local map = key('seats:' .. schedule)
+  local map = key('seats:', schedule)
   local updates = redis.call('HMGET', map, ...)
   local state = state_of(stage)
   for at, seat in ipairs(seats) do
@@ -115,19 +115,19 @@ function writes.mark(schedule, version, stage, ...)
 end
 
 local function is_off(schedule)
-  return redis.call('EXISTS', key('off:' .. schedule)) == 1
+  return redis.call('EXISTS', key('off:', schedule)) == 1
 end
 
 -- Cancels the show, which is one change by itself; the seats are freed by events of their own.
 function writes.off(schedule)
   if not is_off(schedule) then
-    redis.call('SET', key('off:' .. schedule), 1)
+    redis.call('SET', key('off:', schedule), 1)
     changes(schedule, '"sections":[],"seats":[],"state":"cancelled"')
   end
 end
 
 local function sequence_of(schedule)
-  return tonumber(redis.call('GET', key('count:' .. schedule)) or 0)
+  return tonumber(redis.call('GET', key('count:', schedule)) or 0)
 end
 
 -- The whole map: epoch, sequence, whether the show is cancelled, then each seat that is not
@@ -135,7 +135,7 @@ end
 function reads.snapshot(schedule)
   local state = is_off(schedule) and 'cancelled' or 'open'
   local map = { epoch(), whole(sequence_of(schedule)), state }
-  local updates = redis.call('HGETALL', key('seats:' .. schedule))
+  local updates = redis.call('HGETALL', key('seats:', schedule))
   for at = 1, #updates, 2 do
     local stage = string.match(updates[at + 1], '^%d+ (%a+)')
     if stage ~= 'freed' then
@@ -150,7 +150,7 @@ end
 function reads.taken(...)
   local held, sold = 0, 0
   for _, schedule in ipairs({ ... }) do
-    local counts = redis.call('HGETALL', key('taken:' .. schedule))
+    local counts = redis.call('HGETALL', key('taken:', schedule))
     for at = 1, #counts, 2 do
       if string.match(counts[at], ' held$') then
         held = held + tonumber(counts[at + 1])
@@ -167,7 +167,7 @@ end
 function reads.since(schedule, its_epoch, its_sequence)
   local now, sequence = epoch(), sequence_of(schedule)
   local missing = sequence - tonumber(its_sequence)
-  local log = key('log:' .. schedule)
+  local log = key('log:', schedule)
   if its_epoch ~= now or missing < 0 or missing > redis.call('LLEN', log) then
     return { now, whole(sequence), 'gone' }
   end
@@ -199,7 +199,7 @@ function reads.digest(part)
     if is_off(schedule) then
       lines[#lines + 1] = schedule .. ' off'
     end
-    local updates = redis.call('HGETALL', key('seats:' .. schedule))
+    local updates = redis.call('HGETALL', key('seats:', schedule))
     for at = 1, #updates, 2 do
       lines[#lines + 1] = schedule .. ' ' .. updates[at] .. ' ' .. updates[at + 1]
     end

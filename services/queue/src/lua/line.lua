@@ -7,7 +7,7 @@ local GRACE_MILLIS = 1000
 
 -- One place a fan: a fan who has one gets it as the answer, however often they enter.
 function writes.enter(schedule, fan, ticket)
-  if redis.call('EXISTS', key('gone:' .. fan)) == 1 then
+  if redis.call('EXISTS', key('gone:', fan)) == 1 then
     return no('account_closing', 'The account is closed.')
   end
   local room = room_of(schedule)
@@ -44,7 +44,7 @@ function writes.enter(schedule, fan, ticket)
     payment = place and place.payment or '-',
     reason = '-',
   }
-  redis.call('ZADD', key('waiting:' .. schedule), whole(number), fan)
+  redis.call('ZADD', key('waiting:', schedule), whole(number), fan)
   redis.call('SADD', key('rooms'), schedule)
   keep(schedule, fan, place)
   emit('queue.waiting', schedule, fan, event_data(schedule, fan, place,
@@ -59,7 +59,7 @@ function writes.leave(schedule, fan)
     return no('not_found', 'You have no place in this room.')
   end
   if not has_ended(place) then
-    if holds_seats(schedule, fan) then
+    if holds_seats(holds_of(schedule, fan)) then
       return no('holding_seats', 'Give your seats back, or pay for them, before you leave.')
     end
     expire(schedule, fan, place, 'left')
@@ -86,20 +86,20 @@ local function allowance(room)
   local into = ctx.now - room.opens_at - second * 1000
   local ticks = math.floor(into / TICK_MILLIS) + 1
   local due = math.ceil(room.per_second * ticks * TICK_MILLIS / 1000)
-  local vacant = room.active_max - redis.call('ZCARD', key('active:' .. room.schedule))
+  local vacant = room.active_max - redis.call('ZCARD', key('active:', room.schedule))
   return math.min(due - admitted, vacant)
 end
 
 -- Whether a tick has anything to do. A room that is over and empty is put away.
 local function is_due(room)
-  local first = redis.call('ZRANGE', key('active:' .. room.schedule), 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', key('active:', room.schedule), 0, 0, 'WITHSCORES')
   if first[1] and (room.is_cancelled or tonumber(first[2]) + GRACE_MILLIS <= ctx.now) then
     return true
   end
   if is_over(room) and not first[1] then
     return true
   end
-  if redis.call('ZCARD', key('waiting:' .. room.schedule)) == 0 then
+  if redis.call('ZCARD', key('waiting:', room.schedule)) == 0 then
     return false
   end
   return is_over(room) or is_sold_out(room) or allowance(room) > 0
@@ -121,7 +121,7 @@ end
 function reads.rooms(most)
   local rooms = {}
   for _, schedule in ipairs(redis.call('SMEMBERS', key('rooms'))) do
-    local waiting = redis.call('ZCARD', key('waiting:' .. schedule))
+    local waiting = redis.call('ZCARD', key('waiting:', schedule))
     rooms[#rooms + 1] = { schedule = schedule, waiting = waiting }
   end
   table.sort(rooms, function(one, other)
@@ -136,7 +136,7 @@ function reads.rooms(most)
     if room then
       local pace = tostring(pace_at(room, second_of(room)))
       for _, value in ipairs({ room.schedule, whole(rooms[at].waiting),
-        whole(redis.call('ZCARD', key('active:' .. room.schedule))), whole(room.opens_at), pace,
+        whole(redis.call('ZCARD', key('active:', room.schedule))), whole(room.opens_at), pace,
         whole(room.per_second), whole(room.active_max), whole(room.pass_secs) }) do
         seen[#seen + 1] = value
       end
@@ -163,7 +163,8 @@ local function expire_all(room, fans)
   for _, fan in ipairs(fans) do
     local place = place_of(room.schedule, fan)
     local may_be_paid = place.state == 'A' and not room.is_cancelled
-    if not may_be_paid or not conclude(room.schedule, fan, place.saga) then
+    local holds = may_be_paid and holds_of(room.schedule, fan)
+    if not holds or not conclude(room.schedule, fan, holds, place.saga) then
       expire(room.schedule, fan, place, end_of(room, place), place.saga)
     end
   end
@@ -175,7 +176,7 @@ local function admit(room, most)
   if allowed <= 0 then
     return
   end
-  local popped = redis.call('ZPOPMIN', key('waiting:' .. room.schedule), allowed)
+  local popped = redis.call('ZPOPMIN', key('waiting:', room.schedule), allowed)
   for at = 1, #popped, 2 do
     activate(room, popped[at], place_of(room.schedule, popped[at]))
   end
@@ -197,7 +198,7 @@ end
 local function put_away(schedule)
   redis.call('SREM', key('rooms'), schedule)
   for _, name in ipairs({ 'room:', 'places:', 'sold:' }) do
-    redis.call('EXPIRE', key(name .. schedule), OVER_SECS)
+    redis.call('EXPIRE', key(name, schedule), OVER_SECS)
   end
 end
 
@@ -209,7 +210,7 @@ function writes.tick(schedule, most)
     return
   end
   local left = tonumber(most)
-  local active, waiting = key('active:' .. schedule), key('waiting:' .. schedule)
+  local active, waiting = key('active:', schedule), key('waiting:', schedule)
   local upto = room.is_cancelled and '+inf' or whole(ctx.now - GRACE_MILLIS)
   local ended = redis.call('ZRANGEBYSCORE', active, '-inf', upto, 'LIMIT', 0, left)
   left = left - expire_all(room, ended)

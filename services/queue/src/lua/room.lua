@@ -27,7 +27,7 @@ local FIELDS = { 'opens_at', 'starts_at', 'per_second', 'active_max', 'pass_secs
 
 -- The room, or nil when its schedule is unknown.
 local function room_of(schedule)
-  local values = redis.call('HMGET', key('room:' .. schedule), 'cancelled', unpack(FIELDS))
+  local values = redis.call('HMGET', key('room:', schedule), 'cancelled', unpack(FIELDS))
   local room = { schedule = schedule, is_cancelled = values[1] == '1' }
   for at, field in ipairs(FIELDS) do
     room[field] = tonumber(values[at + 1])
@@ -37,7 +37,7 @@ end
 
 local function set(room, field, value)
   room[field] = value
-  redis.call('HSET', key('room:' .. room.schedule), field, value)
+  redis.call('HSET', key('room:', room.schedule), field, value)
 end
 
 local function is_sold_out(room)
@@ -57,7 +57,7 @@ end
 -- `<state> <version> <number> <entered at> <reserve until> <saga> <payment> <reason>`;
 -- state is W, A, C or E. The payment is the latest one that ever moved the place.
 local function place_of(schedule, fan)
-  local line = redis.call('HGET', key('places:' .. schedule), fan)
+  local line = redis.call('HGET', key('places:', schedule), fan)
   if not line then
     return nil
   end
@@ -78,31 +78,36 @@ end
 local function keep(schedule, fan, place)
   local line = string.format('%s %.0f %.0f %.0f %.0f %s %s %s', place.state, place.version,
     place.ticket, place.entered, place.reserve_until, place.saga, place.payment, place.reason)
-  redis.call('HSET', key('places:' .. schedule), fan, line)
+  redis.call('HSET', key('places:', schedule), fan, line)
 end
 
 local function has_ended(place)
   return place.state == 'C' or place.state == 'E'
 end
 
+-- The key of a fan's holds; what needs them is given it, because making it costs much.
+local function holds_of(schedule, fan)
+  return key('holds:' .. schedule .. ':' .. fan)
+end
+
 -- The hard cap of the fan's longest known hold.
-local function longest_hold(schedule, fan)
+local function longest_hold(holds)
   local longest = 0
-  for _, value in ipairs(redis.call('HVALS', key('holds:' .. schedule .. ':' .. fan))) do
+  for _, value in ipairs(redis.call('HVALS', holds)) do
     longest = math.max(longest, tonumber(value) or 0)
   end
   return longest
 end
 
 -- Whether a hold of the fan lives; no hold lives past its hard cap.
-local function holds_seats(schedule, fan)
-  return longest_hold(schedule, fan) > ctx.now
+local function holds_seats(holds)
+  return longest_hold(holds) > ctx.now
 end
 
 -- The payment that completes the place, or nil. A payment that was requested before the fan
 -- entered belongs to an earlier place, and so does one that has ended a place before.
-local function payment_of(schedule, fan, place)
-  local paid = redis.call('HGET', key('holds:' .. schedule .. ':' .. fan), 'paid')
+local function payment_of(holds, place)
+  local paid = redis.call('HGET', holds, 'paid')
   if not paid then
     return nil
   end
@@ -118,9 +123,9 @@ local function event_data(schedule, fan, place, more)
 end
 
 -- Sets the lease: it ends with the pass, or with the longest hold that was made under it.
-local function lease(schedule, fan, place)
-  local ends = math.max(place.reserve_until, longest_hold(schedule, fan))
-  redis.call('ZADD', key('active:' .. schedule), whole(ends), fan)
+local function lease(schedule, fan, place, holds)
+  local ends = math.max(place.reserve_until, longest_hold(holds or holds_of(schedule, fan)))
+  redis.call('ZADD', key('active:', schedule), whole(ends), fan)
 end
 
 local function second_of(room)
@@ -145,8 +150,8 @@ end
 -- Called before a fan joins: an empty queue has no pace, and the pace of an earlier crowd does
 -- not count.
 local function forget_pace(room)
-  if redis.call('ZCARD', key('waiting:' .. room.schedule)) == 0 then
-    redis.call('HDEL', key('room:' .. room.schedule), 'pace')
+  if redis.call('ZCARD', key('waiting:', room.schedule)) == 0 then
+    redis.call('HDEL', key('room:', room.schedule), 'pace')
     room.pace = nil
     set(room, 'since', second_of(room))
   end
@@ -164,7 +169,7 @@ local function activate(room, fan, place)
 end
 
 local function close(schedule, fan, place, state, reason)
-  redis.call('ZREM', key((place.state == 'W' and 'waiting:' or 'active:') .. schedule), fan)
+  redis.call('ZREM', key(place.state == 'W' and 'waiting:' or 'active:', schedule), fan)
   place.state = state
   place.version = place.version + 1
   place.reason = reason
@@ -180,12 +185,12 @@ end
 
 -- Completes a place that is paid, once no hold of its fan lives. Returns whether it did. While a
 -- room is rebuilt not every event has been applied again, so nothing follows from one.
-local function conclude(schedule, fan, saga)
+local function conclude(schedule, fan, holds, saga)
   local place = place_of(schedule, fan)
-  if ctx.is_restoring or not place or has_ended(place) or holds_seats(schedule, fan) then
+  if ctx.is_restoring or not place or has_ended(place) or holds_seats(holds) then
     return false
   end
-  local payment = payment_of(schedule, fan, place)
+  local payment = payment_of(holds, place)
   if not payment then
     return false
   end
@@ -198,10 +203,10 @@ end
 
 -- Returns a fan to the front of the queue.
 local function bring_back(room, fan, place)
-  redis.call('ZREM', key('active:' .. room.schedule), fan)
+  redis.call('ZREM', key('active:', room.schedule), fan)
   forget_pace(room)
-  local returned = redis.call('HINCRBY', key('room:' .. room.schedule), 'returned', 1)
-  redis.call('ZADD', key('waiting:' .. room.schedule), whole(FRONT + returned), fan)
+  local returned = redis.call('HINCRBY', key('room:', room.schedule), 'returned', 1)
+  redis.call('ZADD', key('waiting:', room.schedule), whole(FRONT + returned), fan)
   redis.call('SADD', key('rooms'), room.schedule)
   place.state = 'W'
   place.version = place.version + 1
@@ -212,7 +217,7 @@ end
 
 -- The values from which Rust builds the answer.
 local function seen(room, fan, place)
-  local ahead = redis.call('ZRANK', key('waiting:' .. room.schedule), fan)
+  local ahead = redis.call('ZRANK', key('waiting:', room.schedule), fan)
   return { place.state, whole(place.version), whole(place.ticket), whole(place.reserve_until),
     place.reason, whole(ahead or 0), whole(room.opens_at), tostring(pace_at(room, second_of(room))),
     whole(room.per_second), whole(room.active_max), whole(room.pass_secs) }

@@ -24,7 +24,7 @@ local FIELDS = { 'opens_at', 'starts_at', 'total', 'gross', 'net', 'latest', 'ou
 
 -- The schedule, or nil when its opening has not come.
 local function schedule_of(id)
-  local values = redis.call('HMGET', key('schedule:' .. id), 'concert', 'cancelled',
+  local values = redis.call('HMGET', key('schedule:', id), 'concert', 'cancelled',
     unpack(FIELDS))
   local schedule = { id = id, concert = values[1], is_cancelled = values[2] == '1' }
   for at, field in ipairs(FIELDS) do
@@ -35,7 +35,7 @@ end
 
 local function set(schedule, field, value)
   schedule[field] = value
-  redis.call('HSET', key('schedule:' .. schedule.id), field, whole(value))
+  redis.call('HSET', key('schedule:', schedule.id), field, whole(value))
 end
 
 local function sale_from(line)
@@ -44,14 +44,14 @@ local function sale_from(line)
 end
 
 local function sale_of(schedule, payment)
-  return sale_from(redis.call('HGET', key('sales:' .. schedule.id), payment))
+  return sale_from(redis.call('HGET', key('sales:', schedule.id), payment))
 end
 
 local function keep(schedule, payment, sale)
   local function moment(millis)
     return millis and whole(millis) or '-'
   end
-  local sales = key('sales:' .. schedule.id)
+  local sales = key('sales:', schedule.id)
   redis.call('HSET', sales, payment, string.format('%.0f %s %s', sale.seats,
     moment(sale.sold_at), moment(sale.back_at)))
   local show_in = math.max(schedule.starts_at - ctx.now, 0) / 1000
@@ -81,7 +81,7 @@ end
 
 -- A concert is as fast as the fastest of its schedules.
 local function rank(concert)
-  local first = redis.call('ZRANGE', key('sell_out:' .. concert), 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', key('sell_out:', concert), 0, 0, 'WITHSCORES')
   if first[1] then
     redis.call('ZADD', key('fastest'), first[2], concert)
   else
@@ -90,12 +90,12 @@ local function rank(concert)
 end
 
 local function sold_out(schedule, at)
-  local sell_out = key('sell_out:' .. schedule.concert)
+  local sell_out = key('sell_out:', schedule.concert)
   if at then
     set(schedule, 'out_at', at)
   else
     schedule.out_at = nil
-    redis.call('HDEL', key('schedule:' .. schedule.id), 'out_at')
+    redis.call('HDEL', key('schedule:', schedule.id), 'out_at')
   end
   if at and not schedule.is_cancelled then
     redis.call('ZADD', sell_out, whole(math.max(at - schedule.opens_at, 0)), schedule.id)
@@ -108,7 +108,7 @@ end
 -- The first moment at which every seat was sold, by the times of all sales and refunds.
 local function first_sold_out(schedule)
   local moves = {}
-  local lines = redis.call('HVALS', key('sales:' .. schedule.id))
+  local lines = redis.call('HVALS', key('sales:', schedule.id))
   for _, line in ipairs(lines) do
     local sale = sale_from(line)
     if sale.sold_at then

@@ -6,7 +6,7 @@ local function unknown_schedule()
 end
 
 function writes.open(id, concert, title, opens_at, starts_at, total)
-  local schedule = key('schedule:' .. id)
+  local schedule = key('schedule:', id)
   if redis.call('HSETNX', schedule, 'total', total) == 0 then
     return
   end
@@ -19,9 +19,9 @@ end
 -- A cancelled show is not among the fastest. Its payments are refunded, and each refund subtracts
 -- its seats.
 function writes.cancel(id, concert)
-  redis.call('HSET', key('schedule:' .. id), 'cancelled', '1')
+  redis.call('HSET', key('schedule:', id), 'cancelled', '1')
   redis.call('SADD', key('schedules'), id)
-  redis.call('ZREM', key('sell_out:' .. concert), id)
+  redis.call('ZREM', key('sell_out:', concert), id)
   rank(concert)
 end
 

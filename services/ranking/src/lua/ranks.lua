@@ -27,7 +27,7 @@ function reads.fastest(most)
   local ranked = {}
   local concerts = redis.call('ZRANGE', key('fastest'), 0, tonumber(most) - 1)
   for _, concert in ipairs(concerts) do
-    local first = redis.call('ZRANGE', key('sell_out:' .. concert), 0, 0, 'WITHSCORES')
+    local first = redis.call('ZRANGE', key('sell_out:', concert), 0, 0, 'WITHSCORES')
     ranked[#ranked + 1] = concert
     ranked[#ranked + 1] = redis.call('HGET', key('titles'), concert) or ''
     ranked[#ranked + 1] = whole(tonumber(first[2]))

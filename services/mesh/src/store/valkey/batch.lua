@@ -141,10 +141,10 @@ local function run_all(works, run_one)
   redis.call = stage_call
   for at, work in ipairs(works) do
     work.at = at
-    local before = mark()
+    local noted_at, emitted_at, announced_at, parked_at = mark()
     local is_ok, ended = pcall(run_one, work)
     if not is_ok or not ended then
-      return_to(before)
+      return_to(noted_at, emitted_at, announced_at, parked_at)
       endings[at] = not is_ok and { 'fault', cause_of(ended) } or nil
       return close(is_ok and 'full' or 'fault', endings)
     end

@@ -14,10 +14,24 @@ local function own(name)
   return ctx.root .. ':' .. name
 end
 
--- A key of the service's state. Where that can be rebuilt (`IS_REPLAYABLE`, defined above this
--- file), the key lies in the current generation; the service's functions see no other.
-local function key(name)
-  return ctx.at .. ':' .. name
+-- A key of the service's state: a name, and what it is of. Where that can be rebuilt
+-- (`IS_REPLAYABLE`, defined above this file), the key lies in the current generation; the service's
+-- functions see no other. Most events of a call are of one thing, so names are made once.
+local function key(name, of)
+  if not of then
+    return ctx.at .. ':' .. name
+  end
+  local known = ctx.keys[name]
+  if not known then
+    known = {}
+    ctx.keys[name] = known
+  end
+  local made = known[of]
+  if not made then
+    made = ctx.at .. ':' .. name .. of
+    known[of] = made
+  end
+  return made
 end
 
 -- The functions by name: those in `writes` may write, those in `reads` may not. `serves` has the
@@ -56,9 +70,12 @@ end
 -- A UUIDv7: the call's time and a counter, and the random half that the caller sent.
 local function new_id()
   ctx.ids = ctx.ids + 1
-  local time = string.format('%012x', ctx.now + math.floor(ctx.ids / 4096))
-  return string.format('%s-%s-7%03x-%s', string.sub(time, 1, 8), string.sub(time, 9),
-    ctx.ids % 4096, ctx.seed)
+  local at = ctx.ids % 4096
+  if at == 0 or not ctx.id_begins then
+    local time = string.format('%012x', ctx.now + math.floor(ctx.ids / 4096))
+    ctx.id_begins = string.sub(time, 1, 8) .. '-' .. string.sub(time, 9) .. '-7'
+  end
+  return ctx.id_begins .. string.format('%03x-', at) .. ctx.seed
 end
 
 -- What `ctx.traceparent` is as long as when each emitted event gets a span of its own: the version
@@ -127,6 +144,7 @@ local function begin(keys, args)
   ctx = {
     root = keys[1],
     at = keys[1],
+    keys = {},
     now = tonumber(args[1]),
     time = args[2],
     seed = args[3],
@@ -140,7 +158,7 @@ end
 
 -- From here on, `key` names keys of this generation.
 local function stand_on(generation)
-  ctx.at = own('g' .. generation)
+  ctx.at, ctx.keys = own('g' .. generation), {}
 end
 
 -- Whether the store is complete; an emptied one must not decide as if nothing had ever happened.
@@ -184,9 +202,9 @@ local function cause_of(failure)
   return type(failure) == 'table' and failure.err or tostring(failure)
 end
 
--- A savepoint of the call, to return to.
+-- A savepoint of the call, to return to: four numbers, since a table for each event costs much.
 local function mark()
-  return { noted, #ctx.emitted, #ctx.announced, #ctx.parked }
+  return noted, #ctx.emitted, #ctx.announced, #ctx.parked
 end
 
 local function cut(list, length)
@@ -195,11 +213,11 @@ local function cut(list, length)
   end
 end
 
-local function return_to(mark)
-  take_back(mark[1])
-  cut(ctx.emitted, mark[2])
-  cut(ctx.announced, mark[3])
-  cut(ctx.parked, mark[4])
+local function return_to(noted_at, emitted_at, announced_at, parked_at)
+  take_back(noted_at)
+  cut(ctx.emitted, emitted_at)
+  cut(ctx.announced, announced_at)
+  cut(ctx.parked, parked_at)
 end
 
 -- Runs one function on the current generation. What it wrote, emitted and announced is rolled
@@ -208,13 +226,13 @@ local function decide(entry)
   if is_repeat(entry) then
     return 'repeat'
   end
-  local before = mark()
+  local noted_at, emitted_at, announced_at, parked_at = mark()
   ctx.saga_id, ctx.cause_id, ctx.traceparent = entry.saga_id, entry.cause_id, entry.traceparent
   ctx.may_emit, ctx.attempt = entry.may_emit, entry.attempt
   local is_ok, value = pcall(writes[entry.name], unpack(entry.args))
   local refusal = is_ok and value and value.refusal
   if not is_ok or refusal then
-    return_to(before)
+    return_to(noted_at, emitted_at, announced_at, parked_at)
   elseif entry.day then
     claim(key(entry.day), entry.event_id)
   end
@@ -231,12 +249,12 @@ local function mirror(entry)
   if not ctx.shadow then
     return
   end
-  local live = ctx.at
+  local live, keys = ctx.at, ctx.keys
   stand_on(ctx.shadow)
   ctx.is_silent = true
   if decide(entry) == 'failed' then
     call('DEL', own('shadow'))
     ctx.shadow = nil
   end
-  ctx.at, ctx.is_silent = live, false
+  ctx.at, ctx.keys, ctx.is_silent = live, keys, false
 end

@@ -107,6 +107,23 @@ function TEXT.read(name)
   return { call('GET', name) }
 end
 
+-- One field: without a list, which costs more than the command.
+function HASH.read_one(name, field)
+  return call('HGET', name, field)
+end
+
+function SET.read_one(name, member)
+  return call('SISMEMBER', name, member) == 1 and member
+end
+
+function ZSET.read_one(name, member)
+  return tonumber(call('ZSCORE', name, member) or nil)
+end
+
+function TEXT.read_one(name)
+  return call('GET', name)
+end
+
 -- Reads the fields that are not known yet: those named by every `step`th word from `first` on.
 local function load(image, words, first, step)
   local values, unknown = image.values, nil
@@ -126,10 +143,12 @@ local function load(image, words, first, step)
 end
 
 local function value_of(image, field)
-  if image.values[field] == nil then
-    load(image, { field })
+  local value = image.values[field]
+  if value == nil then
+    value = not image.is_whole and image.kind.read_one(image.name, field) or false
+    image.is_proven, image.values[field] = true, value
   end
-  return image.values[field]
+  return value
 end
 
 -- Reads all of a hash or set.
@@ -271,7 +290,11 @@ end
 -- Drops fields; returns how many there were. A key that is emptied loses its expiry, also when it
 -- is filled again, so where there is an expiry the store is written in the same order.
 local function remove(image, fields)
-  load(image, fields)
+  if #fields == 1 then
+    value_of(image, fields[1])
+  else
+    load(image, fields)
+  end
   local gone, expires = 0, expiry_of(image)
   if expires then
     flush(image)
