@@ -294,13 +294,17 @@ impl Stand {
             .collect();
         let connections = (requests / HOLDS_EACH).clamp(*PREPARING.start(), *PREPARING.end());
         let mut workers = tokio::task::JoinSet::new();
-        for part in wanted.chunks(wanted.len().div_ceil(connections)) {
-            workers.spawn(hold_all(self.addr, fans.clone(), part.to_vec()));
+        for (at, part) in wanted.chunks(wanted.len().div_ceil(connections)).enumerate() {
+            let made = hold_all(self.addr, fans.clone(), part.to_vec());
+            workers.spawn(async move { made.await.map(|part| (at, part)) });
         }
-        let mut holds = Vec::with_capacity(requests);
+        let mut parts = Vec::with_capacity(connections);
         while let Some(part) = workers.join_next().await {
-            holds.extend(part.context("a worker panicked")??);
+            parts.push(part.context("a worker panicked")??);
         }
+        // They are paid sale by sale, as a crowd pays, and as those of the monolith are.
+        parts.sort_unstable_by_key(|(at, _)| *at);
+        let holds = parts.into_iter().flat_map(|(_, part)| part).collect();
         Ok(Hall::new(schedules, holds, lost_percent))
     }
 
