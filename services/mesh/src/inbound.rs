@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `consumer` | messages of a stream |
 //! | `endpoint`, `bundle`, `reply` | commands and queries over NATS, one by one or many at once, and their answers |
+//! | `pace` | when a bundle is sent |
 //! | `micro`, `counts` | the endpoints as NATS services: their description, and their statistics |
 //! | `timer` | what is due |
 //! | `follower`, `read` | whole streams by position, for a service that decides nothing |
@@ -21,6 +22,7 @@ pub mod input;
 pub(crate) mod intake;
 pub(crate) mod micro;
 pub(crate) mod own_id;
+pub(crate) mod pace;
 pub(crate) mod read;
 pub(crate) mod repeat;
 pub(crate) mod reply;

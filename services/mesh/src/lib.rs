@@ -65,6 +65,7 @@ pub use inbound::{
     follower::READ_EVERY,
     input::{self, parse},
     own_id::{claimed_user, own_id},
+    pace::UnderWay,
     read::Read,
     repeat::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_CHARS_MAX, check_key},
 };

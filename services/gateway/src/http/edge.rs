@@ -40,8 +40,9 @@ use crate::{
 
 /// Commands and queries in flight at once; more are turned away.
 const REQUESTS_MAX: usize = 8_192;
-/// Endpoints that a crowd uses at once: the requests that wait for one of them are sent together.
-const BUNDLED: [&str; 3] = [Pay::ENDPOINT, Reserve::ENDPOINT, Enter::ENDPOINT];
+/// Endpoints that a crowd uses at once, beside payments: the requests that wait for one of them are
+/// sent together.
+const BUNDLED: [&str; 2] = [Reserve::ENDPOINT, Enter::ENDPOINT];
 /// Event streams open at once; more are turned away.
 const FOLLOWERS_MAX: usize = 10_000;
 /// Seat plans that are read at once; each may take some copies of 8 MiB.
@@ -100,14 +101,18 @@ impl Edge {
         shutdown: CancellationToken,
     ) -> Self {
         let (client, measured) = (MeshClient::new(link.clone()), Measured::new(&link));
+        let running = Arc::new(Running::new(settings.payments_at_once));
+        // Payments are begun by one service and finished by others.
+        let payments = (Pay::ENDPOINT, Some(running.under_way()));
+        let bundled = BUNDLED.map(|endpoint| (endpoint, None)).into_iter().chain([payments]);
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
         measured.watch(&link, &followers, FOLLOWERS_MAX);
         Self(Arc::new(Inner {
-            bundlers: Bundlers::start(&link, &BUNDLED),
+            bundlers: Bundlers::start(&link, bundled),
             hub: Arc::new(Hub::new(client.clone())),
             seats: Arc::new(SeatHub::new(client.clone(), shutdown.clone())),
             waiters: Arc::default(),
-            running: Arc::new(Running::new(settings.payments_at_once)),
+            running,
             limits: Limits::new(settings),
             readiness,
             in_flight: AtomicUsize::new(0),

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh::UnderWay;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// As many payments may run as have ended in the last such time …
@@ -28,6 +30,8 @@ pub(crate) struct Running {
     /// So many may always run: a sale that begins has ended none yet.
     at_once: usize,
     state: Mutex<State>,
+    /// How many run.
+    count: watch::Sender<usize>,
 }
 
 struct State {
@@ -54,7 +58,13 @@ impl Running {
             ended_before: 0,
             since: Instant::now(),
         };
-        Self { at_once: at_once.get() as usize, state: Mutex::new(state) }
+        let (at_once, count) = (at_once.get() as usize, watch::Sender::new(0));
+        Self { at_once, state: Mutex::new(state), count }
+    }
+
+    /// How many payments run, from now on.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        self.count.subscribe()
     }
 
     /// Counts a payment, before it is requested.
@@ -70,6 +80,7 @@ impl Running {
         }
         state.begun.insert(payment, now);
         state.order.push_back((now, payment));
+        self.count.send_replace(state.begun.len());
         Ok(())
     }
 
@@ -79,12 +90,15 @@ impl Running {
         if state.begun.remove(&payment).is_some() {
             state.turn(now);
             state.ended += 1;
+            self.count.send_replace(state.begun.len());
         }
     }
 
     /// A payment was refused, so it does not run.
     pub(crate) fn refused(&self, payment: Uuid) {
-        self.state().begun.remove(&payment);
+        let mut state = self.state();
+        state.begun.remove(&payment);
+        self.count.send_replace(state.begun.len());
     }
 
     /// Forgets every payment: their ends may have been missed.
@@ -92,6 +106,7 @@ impl Running {
         let mut state = self.state();
         state.begun.clear();
         state.order.clear();
+        self.count.send_replace(0);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,7 +169,9 @@ mod tests {
         running.refused(id(1));
         // The end of a payment of another gateway.
         running.ended(id(1_000_000), now);
+        assert_eq!(*running.under_way().borrow(), AT_ONCE - 2);
         assert_eq!(fill(&running, AT_ONCE, now), 2);
+        assert_eq!(*running.under_way().borrow(), AT_ONCE);
     }
 
     #[test]
@@ -179,6 +196,7 @@ mod tests {
         let later = began + FORGOTTEN_AFTER;
         assert_eq!(fill(&running, AT_ONCE, later), AT_ONCE);
         running.forget_all();
+        assert_eq!(*running.under_way().borrow(), 0);
         assert_eq!(fill(&running, AT_ONCE * 2, later), AT_ONCE);
     }
 

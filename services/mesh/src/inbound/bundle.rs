@@ -24,12 +24,13 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    Answered, COMMAND_TIMEOUT, Link, RequestHeaders, batch::worker::FILL_WAIT, clock,
-    inbound::reply::Bundled, nats::link::headers, nats::problem::unavailable,
+    Answered, COMMAND_TIMEOUT, Link, RequestHeaders, clock,
+    inbound::pace::{BUNDLE_COMMANDS_MAX, Pace, UnderWay},
+    inbound::reply::Bundled,
+    nats::link::headers,
+    nats::problem::unavailable,
 };
 
-/// Maximum number of commands in a bundle.
-const BUNDLE_COMMANDS_MAX: usize = 256;
 /// Maximum size of a body in a bundle, in bytes; a larger one is sent by itself.
 const BODY_BYTES_MAX: usize = 4 * 1024;
 /// Maximum number of commands that wait to be sent; more are refused.
@@ -72,15 +73,15 @@ pub struct Bundler {
 
 impl Bundler {
     /// Sends commands for `endpoint` over this connection until the last caller is gone: at a
-    /// shutdown, waiting callers still get their answers.
-    pub fn start(link: Link, endpoint: &'static str) -> Self {
+    /// shutdown, waiting callers still get their answers. `under_way` makes bundles larger where
+    /// commands only begin what other services finish ([`Pace`]).
+    pub fn start(link: Link, endpoint: &'static str, under_way: Option<UnderWay>) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
         let dispatcher = Dispatcher {
             link: link.clone(),
             endpoint,
             gathered: Vec::new(),
-            since: Instant::now(),
-            last: 0,
+            pace: Pace::new(under_way),
             bundles: HashMap::new(),
             count: 0,
         };
@@ -144,11 +145,10 @@ struct Sent {
 struct Dispatcher {
     link: Link,
     endpoint: &'static str,
-    /// The next bundle, and when its first command came.
+    /// The next bundle.
     gathered: Vec<Waiting>,
-    since: Instant,
-    /// Commands of the last bundle.
-    last: usize,
+    /// When it is sent.
+    pace: Pace,
     bundles: HashMap<u64, Sent>,
     /// Bundles sent so far: the next one's number.
     count: u64,
@@ -171,14 +171,15 @@ impl Dispatcher {
             if self.is_due() {
                 self.send(&inbox).await;
             }
-            let fill_until = self.since + FILL_WAIT;
+            let (may_send, until) = (self.may_send(), self.pace.until());
             tokio::select! {
                 Some(message) = answers.next() => self.answered(&message),
                 next = waiting.recv(), if self.gathered.len() < BUNDLE_COMMANDS_MAX => {
                     let Some(next) = next else { return };
                     self.gather(next, &mut waiting).await;
                 }
-                () = sleep_until(fill_until), if self.may_send() => {}
+                () = sleep_until(until), if may_send => {}
+                () = self.pace.changed(), if may_send => {}
                 _ = ticks.tick(), if !self.bundles.is_empty() => self.expire(),
             }
         }
@@ -189,17 +190,15 @@ impl Dispatcher {
         !self.gathered.is_empty() && self.bundles.values().all(|sent| sent.is_settled)
     }
 
-    /// Whether the next bundle is sent now. It waits a moment until it has as many commands as
-    /// the one before it had, so a lone command never waits.
+    /// Whether the next bundle is sent now.
     fn is_due(&self) -> bool {
-        let is_filled = self.gathered.len() >= self.last.min(BUNDLE_COMMANDS_MAX);
-        self.may_send() && (is_filled || self.since.elapsed() >= FILL_WAIT)
+        self.may_send() && self.pace.is_time(self.gathered.len())
     }
 
     /// Moves waiting commands into the next bundle, as far as there is room.
     async fn gather(&mut self, next: Waiting, waiting: &mut mpsc::Receiver<Waiting>) {
         if self.gathered.is_empty() {
-            self.since = Instant::now();
+            self.pace.begin();
         }
         self.gathered.push(next);
         // Callers that are about to send a command get to run first.
@@ -213,7 +212,7 @@ impl Dispatcher {
     /// Sends the gathered commands as a bundle.
     async fn send(&mut self, inbox: &str) {
         let gathered = std::mem::take(&mut self.gathered);
-        self.last = gathered.len();
+        self.pace.sent(gathered.len());
         let (commands, callers): (Vec<Packed>, Vec<_>) =
             gathered.into_iter().map(|waiting| (waiting.packed, Some(waiting.answer))).unzip();
         let (number, subject) = (self.count, format!("cmd.{}", self.endpoint));
@@ -292,9 +291,13 @@ pub struct Bundlers(HashMap<&'static str, Bundler>);
 
 impl Bundlers {
     /// Starts one for each endpoint.
-    pub fn start(link: &Link, endpoints: &[&'static str]) -> Self {
-        let start = |endpoint: &&'static str| (*endpoint, Bundler::start(link.clone(), endpoint));
-        Self(endpoints.iter().map(start).collect())
+    pub fn start(
+        link: &Link,
+        endpoints: impl IntoIterator<Item = (&'static str, Option<UnderWay>)>,
+    ) -> Self {
+        let start =
+            |(endpoint, under_way)| (endpoint, Bundler::start(link.clone(), endpoint, under_way));
+        Self(endpoints.into_iter().map(start).collect())
     }
 
     /// The bundler of an endpoint, if it has one.
