@@ -27,7 +27,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(20);
 const TRIES_MAX: u32 = 8;
 /// For how long a restart is tried again: what a killed server has left behind (PostgreSQL's own
 /// children, while they wait for a disk) may take a moment to end.
-const RESTARTED_WITHIN: Duration = Duration::from_secs(20);
+const RESTARTED_WITHIN: Duration = Duration::from_secs(6);
 /// The pause between two attempts.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
@@ -121,12 +121,14 @@ impl Server {
     pub fn kill(&self) {
         let mut child = self.child();
         if let Some(child) = child.as_mut() {
+            // Paused, it starts no further children and keeps the ids of those that end.
+            process::signal(child, Signal::STOP);
             let children = process::children(child.id());
+            // Otherwise they end a moment later, when they find that they are alone.
+            children.into_iter().for_each(|pid| process::signal_id(pid, Signal::KILL));
             // Both fail only when it has ended already.
             let _ = child.kill();
             let _ = child.wait();
-            // On a busy machine they need a moment to find that they are alone.
-            children.into_iter().for_each(|pid| process::signal_id(pid, Signal::KILL));
         }
         *child = None;
     }

@@ -17,7 +17,6 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 const SOON_WITHIN: Duration = Duration::from_secs(2);
 /// The pause before it is repeated meanwhile.
 const SOON: Duration = Duration::from_millis(50);
-
 /// How long a rebuild that is stopped may take to leave its place to another instance.
 const STOP_WITHIN: Duration = Duration::from_millis(500);
 
@@ -40,7 +39,7 @@ pub trait Kept: Send + Sync + 'static {
 
 /// The failure of a rebuild that was stopped.
 pub fn stopped() -> Failure {
-    Failure::Unavailable("the rebuild was stopped; another instance begins it anew".into())
+    Failure::Refused("the rebuild was stopped; another instance begins it anew".into())
 }
 
 /// Watches a store until `stop`, and rebuilds it whenever it is found empty. Until then its
@@ -48,15 +47,16 @@ pub fn stopped() -> Failure {
 pub(crate) async fn keep<K: Kept>(kept: &K, client: &MeshClient, stop: CancellationToken) {
     let mut lost_at = None;
     loop {
-        let pause = match is_lost(kept, &stop).await {
-            true => {
-                let lost_for = lost_at.get_or_insert_with(Instant::now).elapsed();
-                rebuild(kept, client, &stop, lost_for < SOON_WITHIN).await
+        let pause = match is_whole(kept, &stop).await {
+            Some(false) => {
+                let lost_at = *lost_at.get_or_insert_with(Instant::now);
+                rebuild(kept, client, &stop, lost_at).await
             }
-            false => {
+            Some(true) => {
                 lost_at = None;
                 CHECK_EVERY
             }
+            None => CHECK_EVERY,
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -65,20 +65,22 @@ pub(crate) async fn keep<K: Kept>(kept: &K, client: &MeshClient, stop: Cancellat
     }
 }
 
-/// Whether the data is lost. A store that does not answer is the housekeeping's concern.
-async fn is_lost(kept: &impl Kept, stop: &CancellationToken) -> bool {
+/// Whether the data is whole. `None` for a store that does not answer: it is the housekeeping's
+/// concern.
+async fn is_whole(kept: &impl Kept, stop: &CancellationToken) -> Option<bool> {
     tokio::select! {
-        () = stop.cancelled() => false,
-        whole = kept.is_whole() => matches!(whole, Ok(false)),
+        () = stop.cancelled() => None,
+        whole = kept.is_whole() => whole.ok(),
     }
 }
 
-/// Rebuilds a store; returns the pause until it is checked again.
+/// Rebuilds a store that was found empty at that moment; returns the pause until it is checked
+/// again.
 async fn rebuild<K: Kept>(
     kept: &K,
     client: &MeshClient,
     stop: &CancellationToken,
-    is_new: bool,
+    lost_at: Instant,
 ) -> Duration {
     let rebuilt = tokio::select! {
         rebuilt = kept.rebuild(client, stop.cancelled()) => rebuilt,
@@ -88,7 +90,7 @@ async fn rebuild<K: Kept>(
         Ok(count) => info!(count, "{} is rebuilt", K::WHAT),
         // Another instance is rebuilding it.
         Err(Failure::Contended(_)) => {}
-        Err(_) if is_new => return SOON,
+        Err(_) if lost_at.elapsed() < SOON_WITHIN => return SOON,
         Err(error) if !stop.is_cancelled() => warn!(%error, "{} cannot be rebuilt yet", K::WHAT),
         Err(_) => {}
     }

@@ -27,7 +27,7 @@ pub enum Provider {
     Alimtalk(Alimtalk),
     /// A signed webhook.
     Webhook(Webhook),
-    /// Files in a folder, for development.
+    /// Lines of files in a folder, for development.
     Folder(Folder),
 }
 

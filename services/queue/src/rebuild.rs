@@ -155,11 +155,12 @@ pub(crate) async fn rebuild(
         applied = apply_all(valkey, &restoring, known, now) => applied,
         () = stop => Err(mesh::stopped()),
     };
-    match applied {
-        Ok(count) => {
-            restoring.seal().await?;
-            Ok(count)
-        }
+    let sealed = match applied {
+        Ok(count) => restoring.seal().await.map(|()| count),
+        Err(failure) => Err(failure),
+    };
+    match sealed {
+        Ok(count) => Ok(count),
         Err(failure) => {
             // If that fails, the lease runs out by itself.
             let _ = restoring.give_up().await;

@@ -168,10 +168,11 @@ impl Dispatcher {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if self.is_due() {
+            let now = Instant::now();
+            if self.is_due(now) {
                 self.send(&inbox).await;
             }
-            let (may_send, until) = (self.may_send(), self.pace.until());
+            let (may_send, until) = (self.may_send(), self.pace.until(now));
             tokio::select! {
                 Some(message) = answers.next() => self.answered(&message),
                 next = waiting.recv(), if self.gathered.len() < BUNDLE_COMMANDS_MAX => {
@@ -190,9 +191,9 @@ impl Dispatcher {
         !self.gathered.is_empty() && self.bundles.values().all(|sent| sent.is_settled)
     }
 
-    /// Whether the next bundle is sent now.
-    fn is_due(&self) -> bool {
-        self.may_send() && self.pace.is_time(self.gathered.len())
+    /// Whether the next bundle is sent at this moment.
+    fn is_due(&self, now: Instant) -> bool {
+        self.may_send() && self.pace.is_time(self.gathered.len(), now)
     }
 
     /// Moves waiting commands into the next bundle, as far as there is room.

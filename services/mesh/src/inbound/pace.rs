@@ -5,7 +5,7 @@
 //! same load can go round in many small batches or in few large ones, and each batch costs a
 //! transaction, a message and several round trips. So such a bundle waits until it has as many
 //! commands as are under way. Then about half of all are on their way together, and half gather for the
-//! next bundle. A lone command never waits.
+//! next bundle. A lone command waits for 2 ms at most, and not at all when the one before it was alone.
 
 use std::{future::pending, time::Duration};
 
@@ -47,19 +47,18 @@ impl Pace {
         self.last = commands;
     }
 
-    /// When the next bundle is sent at the latest.
-    pub(super) fn until(&self) -> Instant {
-        let wait = if self.under_way.is_some() { UNDER_WAY_WAIT } else { FILL_WAIT };
-        // Before that it is looked at once more, when it may have waited for nothing else.
+    /// The next moment after `now` at which a bundle may be sent though nothing has come: first
+    /// when it no longer waits to be as large as the last one, then when it waits for nothing.
+    pub(super) fn until(&self, now: Instant) -> Instant {
         match self.since + FILL_WAIT {
-            filled if filled > Instant::now() => filled,
-            _ => self.since + wait,
+            filled if filled > now || self.under_way.is_none() => filled,
+            _ => self.since + UNDER_WAY_WAIT,
         }
     }
 
-    /// Whether a bundle of so many commands is sent now.
-    pub(super) fn is_time(&self, commands: usize) -> bool {
-        let waited = self.since.elapsed();
+    /// Whether a bundle of so many commands is sent at this moment.
+    pub(super) fn is_time(&self, commands: usize, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.since);
         let is_filled = commands >= self.last.min(BUNDLE_COMMANDS_MAX) || waited >= FILL_WAIT;
         let Some(under_way) = &self.under_way else { return is_filled };
         let elsewhere = under_way.borrow().saturating_sub(commands);
@@ -84,11 +83,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lone_command_never_waits() {
+    async fn a_lone_command_after_a_lone_one_does_not_wait() {
         let (_count, under_way) = watch::channel(1);
         for mut pace in [Pace::new(None), Pace::new(Some(under_way))] {
+            pace.sent(1);
             pace.begin();
-            assert!(pace.is_time(1));
+            assert!(pace.is_time(1, Instant::now()));
         }
     }
 
@@ -97,9 +97,9 @@ mod tests {
         let mut pace = Pace::new(None);
         pace.sent(10);
         pace.begin();
-        assert!(!pace.is_time(9) && pace.is_time(10));
-        tokio::time::sleep_until(pace.until()).await;
-        assert!(pace.is_time(1));
+        assert!(!pace.is_time(9, Instant::now()) && pace.is_time(10, Instant::now()));
+        tokio::time::sleep_until(pace.until(Instant::now())).await;
+        assert!(pace.is_time(1, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -107,14 +107,17 @@ mod tests {
         let (count, under_way) = watch::channel(40);
         let mut pace = Pace::new(Some(under_way));
         pace.begin();
-        assert!(!pace.is_time(19) && pace.is_time(20));
+        assert!(!pace.is_time(19, Instant::now()) && pace.is_time(20, Instant::now()));
         // Some of them end.
         count.send_replace(30);
         pace.changed().await;
-        assert!(pace.is_time(15));
+        assert!(pace.is_time(15, Instant::now()));
         // No bundle gets larger than it may be.
         count.send_replace(10_000);
-        assert!(!pace.is_time(BUNDLE_COMMANDS_MAX - 1) && pace.is_time(BUNDLE_COMMANDS_MAX));
+        assert!(
+            !pace.is_time(BUNDLE_COMMANDS_MAX - 1, Instant::now())
+                && pace.is_time(BUNDLE_COMMANDS_MAX, Instant::now())
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -123,8 +126,8 @@ mod tests {
         let mut pace = Pace::new(Some(under_way));
         pace.begin();
         let began = Instant::now();
-        while !pace.is_time(1) {
-            tokio::time::sleep_until(pace.until()).await;
+        while !pace.is_time(1, Instant::now()) {
+            tokio::time::sleep_until(pace.until(Instant::now())).await;
         }
         assert_eq!(began.elapsed(), UNDER_WAY_WAIT);
     }

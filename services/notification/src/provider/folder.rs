@@ -14,8 +14,8 @@ use super::parcel::{Parcel, Round, Sent};
 use crate::domain::Delivery;
 
 /// One file for each day (UTC), with a line of JSON for each message. A message that is sent again
-/// is a line again, with the same id. A file for each message would cost more than the message: on
-/// a busy machine creating them took a twelfth of its time.
+/// is a line again, with the same id, and between two writers there may be an empty line. A file
+/// for each message would cost more than the message: creating them took 7 % of a busy machine.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,

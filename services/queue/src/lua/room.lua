@@ -85,7 +85,7 @@ local function has_ended(place)
   return place.state == 'C' or place.state == 'E'
 end
 
--- The key of a fan's holds; what needs them is given it, because making it costs much.
+-- The key of a fan's holds. Callers pass it on: making it is expensive.
 local function holds_of(schedule, fan)
   return key('holds:' .. schedule .. ':' .. fan)
 end

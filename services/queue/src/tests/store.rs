@@ -324,11 +324,25 @@ async fn only_one_instance_rebuilds_at_once_and_one_that_lost_the_lock_writes_no
 }
 
 #[tokio::test]
+async fn a_step_of_a_rebuild_that_writes_nothing_renews_its_lease_as_well() {
+    let harness = Harness::open().await;
+    harness.kit.store.empty().await;
+    let restoring = harness.room.begin_restoring().await.unwrap().expect("no other rebuild");
+    let lease = "{queue}:shadow";
+    harness.kit.store.redis::<()>(&["PEXPIRE", lease, "5000"]).await;
+    restoring.perform(&[], at(0)).await.unwrap();
+    let left: i64 = harness.kit.store.redis(&["PTTL", lease]).await;
+    assert!(left > 5_000, "{left}");
+    harness.kit.store.redis::<()>(&["DEL", lease]).await;
+    assert!(matches!(restoring.perform(&[], at(0)).await, Err(Failure::Contended(_))));
+}
+
+#[tokio::test]
 async fn an_instance_that_is_stopped_leaves_the_rebuild_to_another_at_once() {
     let harness = Harness::open().await;
     harness.kit.store.empty().await;
     let stopped = rebuild(&harness.room, stream::pending(), ready(()), at(0)).await;
-    assert!(matches!(stopped, Err(Failure::Unavailable(_))), "{stopped:?}");
+    assert!(matches!(stopped, Err(Failure::Refused(_))), "{stopped:?}");
     rebuild(&harness.room, stream::empty(), pending(), at(0)).await.unwrap();
     assert!(harness.room.is_whole().await.unwrap());
 }

@@ -99,9 +99,12 @@ pub async fn rebuild<L: LuaModule>(
         ran = building.run(sources, client, &mut progress) => ran,
         () = stop => Err(stopped()),
     };
-    match ran {
+    let swapped = match ran {
+        Ok(rebuilt) => replay.swap().await.map(|()| rebuilt),
+        Err(failure) => Err(failure),
+    };
+    match swapped {
         Ok(rebuilt) => {
-            replay.swap().await?;
             valkey.sweep_generations().await?;
             Ok(rebuilt)
         }

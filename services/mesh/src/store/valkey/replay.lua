@@ -52,6 +52,11 @@ function serves.unseal()
   return {}
 end
 
+-- Renews the lease of a builder that has nothing to write; returns whether it still has it.
+function serves.renew_shadow(generation)
+  return { builds(generation) and 1 or 0 }
+end
+
 function serves.give_up_shadow(generation)
   if call('GET', own('shadow')) == generation then
     call('DEL', own('shadow'))

@@ -103,9 +103,25 @@ impl Keyspace {
         self.names.assert_replayable(true);
         // The random half of an id: a name that is never used again.
         let generation = Uuid::now_v7().simple().to_string()[16..].to_owned();
-        let mut begun = self.serve("begin_shadow", &generation).await?;
+        let mut begun = self.begin_lease("begin_shadow", &generation).await?;
         let replay = Replay { keyspace: self.clone(), generation };
         Ok((begun.take::<u8>()? == 1).then_some(replay))
+    }
+
+    /// Takes the lease of a rebuild. When the answer is lost, the lease may have been taken, and
+    /// nobody would hold it: then it is given up.
+    pub(super) async fn begin_lease(&self, how: &str, holder: &str) -> Result<Parts, Failure> {
+        let begun = self.serve(how, holder).await;
+        if begun.is_err() {
+            let _ = self.give_up_lease(holder).await;
+        }
+        begun
+    }
+
+    /// Renews the lease of a rebuild: a step that has nothing to write is a step as well.
+    pub(super) async fn renew_lease(&self, holder: &str) -> Result<(), Failure> {
+        let mut renewed = self.serve("renew_shadow", holder).await?;
+        if renewed.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }
 
     /// Gives up the lease of a rebuild, so that the next one need not wait until it has run out.
@@ -191,6 +207,9 @@ impl Replay {
     }
 
     async fn feed_cases(&self, cases: &[Case<'_>], now: Timestamp) -> Result<Vec<Fed>, Failure> {
+        if cases.is_empty() {
+            self.keyspace.renew_lease(&self.generation).await?;
+        }
         let called = self.keyspace.call(Way::Feed(&self.generation), cases, now).await?;
         Ok(called.ended.into_iter().map(|ended| self.became(ended)).collect())
     }
@@ -238,7 +257,7 @@ impl Replay {
     ///
     /// # Errors
     /// As [`Replay::feed`]; then the live generation stays as it was.
-    pub async fn swap(self) -> Result<(), Failure> {
+    pub async fn swap(&self) -> Result<(), Failure> {
         let mut swapped = self.keyspace.serve("swap_in_shadow", &self.generation).await?;
         if swapped.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }

@@ -28,7 +28,7 @@ impl Keyspace {
     pub async fn begin_restoring(&self) -> Result<Option<Restoring>, Failure> {
         self.names.assert_replayable(false);
         let token = Uuid::now_v7().simple().to_string();
-        let mut begun = self.serve("begin_restoring", &token).await?;
+        let mut begun = self.begin_lease("begin_restoring", &token).await?;
         let restoring = Restoring { keyspace: self.clone(), token };
         Ok((begun.take::<u8>()? == 1).then_some(restoring))
     }
@@ -44,13 +44,13 @@ impl Keyspace {
 }
 
 impl Restoring {
-    /// Runs function calls of the rebuild, in order.
+    /// Runs function calls of the rebuild, in order. Without any it renews the lease.
     ///
     /// # Errors
     /// When the store cannot be reached, the lease is lost, or a function fails.
     pub async fn perform(&self, calls: &[FunctionCall], now: Timestamp) -> Result<(), Failure> {
         if calls.is_empty() {
-            return Ok(());
+            return self.keyspace.renew_lease(&self.token).await;
         }
         self.keyspace.perform_as(Way::Restoring(&self.token), calls, now).await
     }
@@ -59,7 +59,7 @@ impl Restoring {
     ///
     /// # Errors
     /// When the store cannot be reached, or the lease is lost.
-    pub async fn seal(self) -> Result<(), Failure> {
+    pub async fn seal(&self) -> Result<(), Failure> {
         let mut sealed = self.keyspace.serve("swap_in_shadow", &self.token).await?;
         if sealed.take::<u8>()? == 1 { Ok(()) } else { Err(gone()) }
     }

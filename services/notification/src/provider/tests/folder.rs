@@ -1,4 +1,4 @@
-//! Messages as files in a folder.
+//! Messages as lines of files in a folder.
 
 use std::fs;
 
