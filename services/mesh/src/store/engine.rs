@@ -141,9 +141,6 @@ pub trait Outbox: Send + Sync {
     /// Up to `most` marks above a sequence, ascending.
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure>;
 
-    /// Up to `most` marks at or below a sequence, descending.
-    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure>;
-
     /// The position up to which outbox and stream were verified to agree; `None` at the very
     /// beginning.
     async fn verified(&self) -> Result<Option<Mark>, Failure>;

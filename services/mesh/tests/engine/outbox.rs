@@ -218,12 +218,6 @@ pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harne
     assert_eq!(harness.engine.store().marks_above(1, 3).await.unwrap(), marks[1..4]);
     assert_eq!(harness.engine.store().marks_above(2, 100).await.unwrap(), marks[4..]);
     assert_eq!(harness.engine.store().marks_above(6, 100).await.unwrap(), []);
-    let down: Vec<Mark> = marks.iter().rev().copied().collect();
-    assert_eq!(harness.engine.store().marks_to(u64::MAX >> 12, 100).await.unwrap(), down);
-    assert_eq!(harness.engine.store().marks_to(6, 3).await.unwrap(), down[..3]);
-    assert_eq!(harness.engine.store().marks_to(3, 2).await.unwrap(), down[4..6]);
-    assert_eq!(harness.engine.store().marks_to(2, 100).await.unwrap(), down[5..]);
-    assert_eq!(harness.engine.store().marks_to(0, 100).await.unwrap(), []);
 }
 
 pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {

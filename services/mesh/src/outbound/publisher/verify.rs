@@ -7,8 +7,11 @@
 //!
 //! `verified` is a position up to which outbox and stream agreed. Streams lose their tails, or
 //! everything, so while that position agrees, everything below it does, and only what is above
-//! is compared. It moves after the walk, in the database, so a walk that dies is repeated; and
-//! it moves only if the stream stayed the same one throughout.
+//! is compared. Otherwise everything is: no other row proves anything of those below it. What was
+//! published since the loss agrees, and a stream that was lost once more before a walk had ended
+//! has rows of the stream between below it, however many agree in a row. It moves after the walk,
+//! in the database, so a walk that dies is repeated; and it moves only if the stream stayed the
+//! same one throughout.
 
 use std::{collections::HashMap, future::Future};
 
@@ -82,7 +85,7 @@ pub(crate) async fn run<S: Stream>(
         _ if is_another => None,
         None => None,
         Some(place) if walk.agrees(place).await? => Some(place),
-        Some(place) => walk.down(place.sequence).await?,
+        Some(_) => None,
     };
     let (place, lost) = walk.up(base, is_another).await?;
     // A stream that was rolled back or created again during the walk was compared in two states.
@@ -123,29 +126,6 @@ impl<S: Stream> Walk<'_, S> {
         }
         let there = self.link.id_at(mark.sequence).await?;
         Ok(there == Some(mark.id))
-    }
-
-    /// A row at or below a sequence with which, and below which, a whole page of rows agrees. A
-    /// single row that agrees is not enough: in a stream that lost its tail and has grown again,
-    /// what was published since agrees, and lies between lost rows with the same sequences.
-    async fn down(&self, from: u64) -> Result<Option<Mark>, Failure> {
-        let mut from = from;
-        loop {
-            let page = self.outbox.marks_to(from, PAGE).await?;
-            let Some(lowest) = page.last() else { return Ok(None) };
-            let (low, high) = (lowest.sequence, page[0].sequence);
-            let there = self.ids(low, high).await?;
-            let agrees = |mark: &Mark| {
-                self.has_aged_out(mark) || there.get(&mark.sequence) == Some(&mark.id)
-            };
-            if page.iter().all(agrees) {
-                return Ok(Some(page[0]));
-            }
-            if low == 0 || page.len() < PAGE {
-                return Ok(None);
-            }
-            from = low - 1;
-        }
     }
 
     /// Compares every marked row above a position. Returns the last that agrees, and how many were

@@ -117,13 +117,6 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(marks)
     }
 
-    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
-        let mut marks = self.marks(|mark| mark.sequence <= sequence).await;
-        marks.reverse();
-        marks.truncate(most);
-        Ok(marks)
-    }
-
     async fn verified(&self) -> Result<Option<Mark>, Failure> {
         Ok(self.database.kept.lock().await.verified)
     }

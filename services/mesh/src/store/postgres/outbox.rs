@@ -189,15 +189,6 @@ impl Outbox for Database {
         .await
     }
 
-    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
-        self.answer(ANSWER_TIMEOUT, async {
-            let statement = "select id, stream_seq from mesh.outbox
-                 where stream_seq <= $1 order by stream_seq desc, id desc limit $2";
-            marks(&self.pool, statement, sequence, most).await
-        })
-        .await
-    }
-
     async fn verified(&self) -> Result<Option<Mark>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let row: Option<(Uuid, i64)> =

@@ -104,12 +104,6 @@ impl Outbox for Keyspace {
         self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
     }
 
-    async fn marks_to(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure> {
-        let mut range = redis::cmd("ZREVRANGEBYSCORE");
-        range.arg(self.key("outbox:marks")).arg(sequence).arg("-inf");
-        self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
-    }
-
     async fn verified(&self) -> Result<Option<Mark>, Failure> {
         let place = self.load(VERIFIED).await?;
         let Some((sequence, id)) = place.split_once(' ') else { return Ok(None) };
