@@ -342,9 +342,6 @@ impl Publisher {
         Ok(())
     }
 
-    /// Writes the marks of messages acknowledged on the current connection. A message that was
-    /// acknowledged on another may be gone, and its mark would lie below the position from which
-    /// the next comparison begins.
     /// Publishes messages that have no mark and no lease.
     async fn sweep<'a>(&'a self, run: &mut Run<'a>, ticks: &mut tokio::time::Interval) {
         let most = run.sweeps();

@@ -28,6 +28,9 @@ impl Publisher {
         }
     }
 
+    /// Writes the marks of messages acknowledged on the current connection. A message that was
+    /// acknowledged on another may be gone, and its mark would lie below the position from which
+    /// the next comparison begins.
     pub(super) async fn write_marks(&self, run: &mut Run<'_>) -> Result<(), Failure> {
         if run.marks.is_empty() || run.dies {
             return Ok(());
