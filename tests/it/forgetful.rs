@@ -3,6 +3,7 @@
 //! event once.
 
 mod environment;
+mod rows;
 
 use std::time::Duration;
 
@@ -101,14 +102,7 @@ async fn a_stream_that_was_wiped_and_has_grown_past_its_old_end_is_filled_again(
     env.emit(3);
     env.emitted(700).await;
     let old = env.quiet().await;
-    eventually("outbox and stream were compared", async || {
-        let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
-            .fetch_optional(&env.pools[0])
-            .await
-            .unwrap();
-        verified == Some(old.len() as i64)
-    })
-    .await;
+    env.is_verified_up_to(Some(old.len() as i64)).await;
     env.kill();
     env.wipe().await;
     // An instance that has not compared yet publishes as many messages as there were, and more.
@@ -165,6 +159,32 @@ async fn a_comparison_that_died_half_way_is_repeated() {
         env.kill();
     }
     env.start().await;
+    env.ends_whole().await;
+}
+
+/// Losses that follow one another: what was published between two of them lies below a long run of
+/// messages that are where their marks say.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_between_two_losses_is_published_again_however_much_came_after() {
+    let mut env = Environment::set().await;
+    env.emit(3);
+    env.emitted(700).await;
+    let old = env.quiet().await;
+    env.is_compared().await;
+    env.kill();
+    env.wipe().await;
+    let between = env.leave(300).await;
+    env.publish(&between).await;
+    // A comparison cleared the old marks and died with the second stream.
+    env.forget(&old).await;
+    env.wipe().await;
+    let after = env.leave(old.len() + 800).await;
+    env.publish(&old).await;
+    env.publish(&after).await;
+    assert!(!env.are_stored(&between).await, "they were lost");
+    env.start().await;
+    env.emit(3);
+    env.is_restored().await;
     env.ends_whole().await;
 }
 

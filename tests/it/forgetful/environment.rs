@@ -33,7 +33,7 @@ const PROBE: Duration = Duration::from_millis(200);
 /// How many messages of a stream are read at a time.
 const PAGE: usize = 1_000;
 /// The service that emits, and the one that consumes.
-const EMITTER: &str = "point";
+pub const EMITTER: &str = "point";
 const LISTENER: &str = "payment";
 const STREAM: &str = "POINT";
 
@@ -110,7 +110,7 @@ fn listener() -> Service<Postgres<Handled>> {
 
 /// Servers, a service that emits and one that consumes.
 pub struct Environment {
-    servers: Servers,
+    pub servers: Servers,
     pub pools: [PgPool; 2],
     client: MeshClient,
     pace: Arc<AtomicU32>,
@@ -296,6 +296,36 @@ impl Environment {
         self.servers.stop().await;
     }
 
+    /// Waits until everything is handled, and then outbox, stream and consumer were compared.
+    pub async fn is_compared(&self) {
+        let rows = self.rows().await;
+        eventually("everything is handled", async || self.learned().await == rows.len() as i64)
+            .await;
+        let last = rows.iter().filter_map(|(_, mark)| *mark).max();
+        self.is_verified_up_to(last).await;
+    }
+
+    /// Waits until outbox and stream were compared up to a sequence.
+    pub async fn is_verified_up_to(&self, last: Option<i64>) {
+        eventually("outbox and stream were compared", async || {
+            let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
+                .fetch_optional(&self.pools[0])
+                .await
+                .unwrap();
+            verified == last
+        })
+        .await;
+    }
+
+    pub async fn unmarked(&self) -> usize {
+        self.rows().await.iter().filter(|(_, mark)| mark.is_none()).count()
+    }
+
+    pub async fn learned(&self) -> i64 {
+        let count = sqlx::query_scalar("select count(*) from learned");
+        count.fetch_one(&self.pools[1]).await.unwrap()
+    }
+
     pub fn store(&self) -> PathBuf {
         self.servers.folder().join("nats/jetstream")
     }
@@ -389,101 +419,7 @@ pub async fn eventually(what: &str, look: impl AsyncFn() -> bool) {
     }
 }
 
-impl Environment {
-    /// Leaves rows as a service does that is killed before it can publish them. Returns their ids.
-    pub async fn leave(&self, count: usize) -> Vec<Uuid> {
-        let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
-        let subject = || events::subject("point.refunded", 1, Some(Uuid::now_v7().into()));
-        sqlx::query(
-            "insert into mesh.outbox (id, subject, events, body, leased_until)
-             select *, now() from unnest($1::uuid[], $2::text[], $3::integer[], $4::bytea[])",
-        )
-        .bind(&ids)
-        .bind((0..count).map(|_| subject()).collect::<Vec<_>>())
-        .bind(vec![1; count])
-        .bind((0..count).map(|_| body()).collect::<Vec<_>>())
-        .execute(&self.pools[0])
-        .await
-        .unwrap();
-        ids
-    }
-
-    /// Publishes rows and marks them, without anything else that a publisher does.
-    pub async fn publish(&self, rows: &[Uuid]) {
-        let seed = self.servers.nkey_seed(EMITTER).to_owned();
-        let client = async_nats::ConnectOptions::with_nkey(seed)
-            .custom_inbox_prefix(format!("_INBOX_{EMITTER}"))
-            .connect(self.servers.nats.url())
-            .await
-            .unwrap();
-        let jetstream = jetstream::new(client);
-        let rows: Vec<(Uuid, String, Vec<u8>)> =
-            sqlx::query_as("select id, subject, body from mesh.outbox where id = any($1)")
-                .bind(rows)
-                .fetch_all(&self.pools[0])
-                .await
-                .unwrap();
-        let mut sent = Vec::new();
-        for (id, subject, body) in rows {
-            let mut headers = async_nats::HeaderMap::new();
-            headers.insert("Nats-Msg-Id", id.to_string());
-            let ack = jetstream.publish_with_headers(subject, headers, body.into()).await.unwrap();
-            sent.push((id, ack.into_future()));
-        }
-        let (mut ids, mut sequences) = (Vec::new(), Vec::new());
-        for (id, ack) in sent {
-            ids.push(id);
-            sequences.push(ack.await.unwrap().sequence as i64);
-        }
-        sqlx::query(
-            "update mesh.outbox as o set stream_seq = m.seq
-             from unnest($1::uuid[], $2::bigint[]) as m (id, seq) where o.id = m.id",
-        )
-        .bind(ids)
-        .bind(sequences)
-        .execute(&self.pools[0])
-        .await
-        .unwrap();
-    }
-
-    /// Waits until everything is handled, and then outbox, stream and consumer were compared.
-    pub async fn is_compared(&self) {
-        let rows = self.rows().await;
-        eventually("everything is handled", async || self.learned().await == rows.len() as i64)
-            .await;
-        let last = rows.iter().filter_map(|(_, mark)| *mark).max();
-        eventually("outbox and stream were compared", async || {
-            let verified: Option<i64> = sqlx::query_scalar("select stream_seq from mesh.verified")
-                .fetch_optional(&self.pools[0])
-                .await
-                .unwrap();
-            verified == last
-        })
-        .await;
-    }
-
-    pub async fn unmarked(&self) -> usize {
-        self.rows().await.iter().filter(|(_, mark)| mark.is_none()).count()
-    }
-
-    pub async fn learned(&self) -> i64 {
-        let count = sqlx::query_scalar("select count(*) from learned");
-        count.fetch_one(&self.pools[1]).await.unwrap()
-    }
-}
-
-/// The body of a message with one event that the consumer reads.
-fn body() -> Vec<u8> {
-    let [id, about] = [(); 2].map(|()| Uuid::now_v7());
-    let data = serde_json::to_string(&refunded(about)).unwrap();
-    let now = mesh::clock::now();
-    format!(
-        r#"[{{"specversion":"1.0","id":"{id}","source":"/onsale/point","type":"onsale.point.refunded.v1","time":"{now}","subject":"{about}","sagaid":"{id}","data":{data}}}]"#
-    )
-    .into_bytes()
-}
-
-fn refunded(payment: Uuid) -> PointRefunded {
+pub fn refunded(payment: Uuid) -> PointRefunded {
     PointRefunded {
         user_id: Uuid::now_v7().into(),
         payment_id: payment.into(),
