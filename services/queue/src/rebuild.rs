@@ -24,7 +24,7 @@ use mesh::{
 };
 use tracing::warn;
 
-use crate::{domain::text_of, room::Room};
+use crate::{NAME, domain::text_of, room::Room};
 
 /// The events that a room is rebuilt from: its own, which have the state of each place, and those
 /// that made the room, its holds and its sales. Failed payments are not among them: what they
@@ -44,8 +44,8 @@ const REBUILT_FROM: &[&str] = &[
     UserWithdrawn::NAME,
 ];
 
-/// The services whose streams have these events.
-const PRODUCERS: [&str; 5] = ["concert", "user", "reservation", "payment", "queue"];
+/// The other services whose streams have these events.
+const PRODUCERS: [&str; 4] = ["concert", "user", "reservation", "payment"];
 
 /// A room that has been over for longer is not rebuilt.
 const OVER_SECS: i64 = 30 * 86_400;
@@ -101,29 +101,41 @@ async fn known(
     let seats = seats.map_ok(|(schedule_id, page)| {
         page.into_iter().map(|seat| Known::Seat(schedule_id, seat)).collect()
     });
-    let events = stream::iter(PRODUCERS).flat_map(move |producer| emitted(&client, producer));
-    Ok(stream::iter([Ok(schedules)]).chain(events).chain(seats).boxed())
+    // The order makes no difference, so these streams are read at the same time. The own one comes
+    // after them: what another instance still had in hand is published by then.
+    let events = stream::select_all(PRODUCERS.map(|producer| emitted(&client, producer).boxed()));
+    let own = emitted(&client, NAME);
+    Ok(stream::iter([Ok(schedules)]).chain(events).chain(own).chain(seats).boxed())
 }
 
-/// Everything of a service's stream that a room is rebuilt from, page by page.
+/// Everything of a service's stream that a room is rebuilt from, page by page, up to its current
+/// end. What is stored after that is consumed when the rooms are open again: a rush, or a stream
+/// that is published again, would keep them closed.
 fn emitted(
     client: &MeshClient,
     producer: &'static str,
 ) -> impl Stream<Item = Result<Vec<Known>, Failure>> + Send + use<> {
     let client = client.clone();
-    stream::try_unfold(0, move |after| {
-        let client = client.clone();
-        async move {
-            let page = client.stored_since(producer, after, STORED_MESSAGES_MAX).await?;
-            let Some(last) = page.last() else { return Ok(None) };
-            let is_wanted = |event: &&StoredEvent| REBUILT_FROM.contains(&event.name());
-            let known = |event: &StoredEvent| {
-                Known::Event(event.subject().to_owned(), event.payload().clone())
-            };
-            let position = last.position();
-            Ok(Some((page.iter().filter(is_wanted).map(known).collect(), position)))
-        }
+    stream::once(async move {
+        let end = client.last_sequence(producer).await?;
+        Ok::<_, Failure>(stream::try_unfold((0, 0), move |(after, sequence)| {
+            let client = client.clone();
+            async move {
+                if sequence >= end {
+                    return Ok(None);
+                }
+                let page = client.stored_since(producer, after, STORED_MESSAGES_MAX).await?;
+                let Some(last) = page.last() else { return Ok(None) };
+                let is_wanted = |event: &&StoredEvent| REBUILT_FROM.contains(&event.name());
+                let known = |event: &StoredEvent| {
+                    Known::Event(event.subject().to_owned(), event.payload().clone())
+                };
+                let place = (last.position(), last.sequence());
+                Ok(Some((page.iter().filter(is_wanted).map(known).collect(), place)))
+            }
+        }))
     })
+    .try_flatten()
 }
 
 /// Applies everything in `known`, in any order, and then marks the store as whole, so that the
@@ -178,28 +190,38 @@ async fn apply_all(
     restoring.perform(&[FunctionCall::new("forget")], now).await?;
     let mut count = 0;
     let mut known = std::pin::pin!(known);
-    while let Some(batch) = known.next().await {
-        let mut owners = HashSet::new();
-        let mut calls = Vec::new();
-        for known in &batch? {
-            let before = calls.len();
-            match known {
-                Known::Event(subject, payload) => calls.extend(call(valkey, subject, payload, now)),
-                Known::Schedule(stated) => calls.extend(schedule(stated)),
-                Known::Seat(schedule_id, stated) => {
-                    // Several seats of one reservation are one hold, or one sale.
-                    let owner = stated.owner.as_ref();
-                    let owner = owner.filter(|owner| owners.insert(owner.reservation_id));
-                    calls.extend(owner.map(|owner| owned(*schedule_id, owner)));
-                }
-            }
-            count += u64::from(calls.len() > before);
-        }
-        restoring.perform(&calls, now).await?;
+    let mut page = known.next().await;
+    while let Some(read) = page {
+        let (items, calls) = calls_of(valkey, &read?, now);
+        count += items;
+        // The next page is read meanwhile: until the end the rooms are closed.
+        let (performed, next) = futures::join!(restoring.perform(&calls, now), known.next());
+        performed?;
+        page = next;
     }
     restoring.perform(&[FunctionCall::new("rebuilt")], now).await?;
     valkey.config().signer.refresh(valkey, now).await?;
     Ok(count)
+}
+
+/// The function calls of one page, and of how many items they are.
+fn calls_of(valkey: &Valkey<Room>, page: &[Known], now: Timestamp) -> (u64, Vec<FunctionCall>) {
+    let (mut owners, mut calls, mut items) = (HashSet::new(), Vec::new(), 0);
+    for known in page {
+        let before = calls.len();
+        match known {
+            Known::Event(subject, payload) => calls.extend(call(valkey, subject, payload, now)),
+            Known::Schedule(stated) => calls.extend(schedule(stated)),
+            Known::Seat(schedule_id, stated) => {
+                // Several seats of one reservation are one hold, or one sale.
+                let owner = stated.owner.as_ref();
+                let owner = owner.filter(|owner| owners.insert(owner.reservation_id));
+                calls.extend(owner.map(|owner| owned(*schedule_id, owner)));
+            }
+        }
+        items += u64::from(calls.len() > before);
+    }
+    (items, calls)
 }
 
 fn schedule(stated: &ScheduleStated) -> impl Iterator<Item = FunctionCall> {
