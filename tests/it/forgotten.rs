@@ -1,6 +1,8 @@
 //! Forgotten: Valkey is emptied when the streams no longer have the events of a sale, and is rebuilt
 //! from the services that own the state.
 
+use std::future::pending;
+
 use events::{
     ScheduleId,
     concert::{SeatMap, SeatState},
@@ -225,7 +227,7 @@ fn waiting_rooms_are_replayed_in_place_and_the_sale_goes_on() {
             .query_async::<()>(&mut valkey)
             .await
             .expect("spoilt");
-        replay::replay_rooms(&mesh.env.config).await.expect("replayed");
+        replay::replay_rooms(&mesh.env.config, pending()).await.expect("replayed");
         let after = second.place(schedule).await;
         assert_eq!((after.state, after.position), (before.state, before.position));
         let sold: i64 =
@@ -239,7 +241,7 @@ fn waiting_rooms_are_replayed_in_place_and_the_sale_goes_on() {
         // The read models are rebuilt from the same state.
         let maps = Valkey::new(&mesh.env.config.valkey_url, concert::MapConfig::default());
         let model = concert::read_model(maps.expect("a store").into());
-        let rebuilt = replay::replay(&mesh.env.config, concert::NAME, model).await;
+        let rebuilt = replay::replay(&mesh.env.config, concert::NAME, model, pending()).await;
         assert!(rebuilt.expect("replayed").difference.expect("compared").is_none());
         mesh.stop().await;
     });

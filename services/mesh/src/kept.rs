@@ -39,7 +39,7 @@ pub trait Kept: Send + Sync + 'static {
 
 /// The failure of a rebuild that was stopped.
 pub fn stopped() -> Failure {
-    Failure::Refused("the rebuild was stopped; another instance begins it anew".into())
+    Failure::Refused("the rebuild was stopped before its end".into())
 }
 
 /// Watches a store until `stop`, and rebuilds it whenever it is found empty. Until then its

@@ -1,11 +1,12 @@
 //! `onsale replay`: rebuilds what is in Valkey from the state of its owners and from the streams:
 //! a read model next to the live one, the waiting rooms in place.
 
-use std::{future::pending, io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 
 use anstream::println;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use futures::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{
     Kept, Link, LinkSettings, MeshClient,
@@ -18,6 +19,7 @@ use queue::WaitingRooms;
 use crate::{
     config::Config,
     deployment::{self, DATA_FOLDER},
+    stop,
 };
 
 /// How long another instance may take to rebuild the rooms.
@@ -52,23 +54,24 @@ pub enum What {
 /// Rebuilds, compares, swaps, and prints the result.
 ///
 /// # Errors
-/// When a server cannot be reached, or another replay is running. What is live stays as it was
-/// then.
+/// When a server cannot be reached, another replay is running, or it is asked to stop. What is
+/// live stays as it was then.
 pub async fn run(options: Replay) -> Result<()> {
     let config = deployment::find(&options.data)?;
     if config.valkey_url.is_empty() {
         bail!("set ONSALE_VALKEY_URL, for example redis://127.0.0.1:6379");
     }
+    let stop = stop::wait(false);
     let rebuilt = match options.what {
         What::Ranking => {
             let valkey = Valkey::new(&config.valkey_url, ranking::Config::default())?;
-            replay(&config, ranking::NAME, ranking::read_model(valkey.into())).await?
+            replay(&config, ranking::NAME, ranking::read_model(valkey.into()), stop).await?
         }
         What::Seats => {
             let valkey = Valkey::new(&config.valkey_url, concert::MapConfig::default())?;
-            replay(&config, concert::NAME, concert::read_model(valkey.into())).await?
+            replay(&config, concert::NAME, concert::read_model(valkey.into()), stop).await?
         }
-        What::Room => return rooms(&config).await,
+        What::Room => return rooms(&config, stop).await,
     };
     report(&rebuilt);
     Ok(())
@@ -86,8 +89,8 @@ async fn link(config: &Config, service: &'static str) -> Result<Link> {
 
 /// Rebuilds the waiting rooms in place. Places, numbers and pace stay as they are; the owners
 /// state the rest.
-async fn rooms(config: &Config) -> Result<()> {
-    let count = replay_rooms(config).await?;
+async fn rooms(config: &Config, stop: impl Future<Output = ()> + Send) -> Result<()> {
+    let count = replay_rooms(config, stop).await?;
     match count {
         0 => println!("the queue service has rebuilt them"),
         count => println!("{count:>9} entries read"),
@@ -100,21 +103,21 @@ async fn rooms(config: &Config) -> Result<()> {
 /// the running service was faster.
 ///
 /// # Errors
-/// When a server cannot be reached, or an owner does not answer: the rooms stay closed then, and
-/// the service retries.
-pub async fn replay_rooms(config: &Config) -> Result<u64> {
+/// When a server cannot be reached, an owner does not answer, or it is asked to stop: the rooms
+/// stay closed then, and the service rebuilds them.
+pub async fn replay_rooms(config: &Config, stop: impl Future<Output = ()> + Send) -> Result<u64> {
     let valkey = Arc::new(Valkey::new(&config.valkey_url, queue::Config::default())?);
     let rooms = WaitingRooms(valkey.clone());
     let link = link(config, queue::NAME).await?;
+    let stop = stop.shared();
     let client = MeshClient::new(link.clone());
     valkey.unseal().await?;
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
-        match rooms.rebuild(&client, pending()).await {
+        let may_retry = stop.peek().is_none() && tokio::time::Instant::now() < until;
+        match rooms.rebuild(&client, stop.clone()).await {
             // The running service is rebuilding them.
-            Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
-                tokio::time::sleep(RETRY_EVERY).await;
-            }
+            Err(Failure::Contended(_)) if may_retry => tokio::time::sleep(RETRY_EVERY).await,
             rebuilt => break rebuilt.context("rebuilding the rooms"),
         }
     };
@@ -130,6 +133,7 @@ pub async fn replay<L: LuaModule>(
     config: &Config,
     service: &'static str,
     model: ReadModel<L>,
+    stop: impl Future<Output = ()> + Send,
 ) -> Result<Rebuilt> {
     let link = link(config, service).await?;
     let bar = match std::io::stderr().is_terminal() {
@@ -137,7 +141,7 @@ pub async fn replay<L: LuaModule>(
         false => ProgressBar::hidden(),
     };
     let client = MeshClient::new(link.clone());
-    let rebuilt = model.replay(&client, pending(), |progress| match progress {
+    let rebuilt = model.replay(&client, stop, |progress| match progress {
         Progress::Read { stream, seq, last_seq } => {
             bar.set_message(stream.to_owned());
             bar.set_length(last_seq);

@@ -1,6 +1,6 @@
 //! Ranking: sales are counted, a replay changes nothing, and a lost store is rebuilt.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use ::ranking::Charts;
 use events::{
@@ -69,7 +69,9 @@ fn store(mesh: &Mesh) -> Valkey<Charts> {
 
 async fn replay_agrees(mesh: &Mesh) {
     let model = ::ranking::read_model(Arc::new(store(mesh)));
-    let rebuilt = replay::replay(&mesh.env.config, ::ranking::NAME, model).await.expect("replayed");
+    let rebuilt = replay::replay(&mesh.env.config, ::ranking::NAME, model, pending())
+        .await
+        .expect("replayed");
     let difference = rebuilt.difference.as_ref().expect("something was live");
     assert!(difference.is_none(), "{rebuilt:?}");
     let total = rebuilt.total();

@@ -1,5 +1,7 @@
 //! Seat map: a client watches a sale, is disconnected, and resumes exactly there.
 
+use std::future::pending;
+
 use events::concert::{SeatMap, SeatPlan, SeatState};
 use futures::{StreamExt, stream};
 use harness::{
@@ -155,7 +157,8 @@ fn a_rebuilt_map_comes_to_watchers_as_a_new_snapshot_with_the_same_content() {
         let config = &mesh.env.config;
         let maps = Valkey::new(&config.valkey_url, concert::MapConfig::default()).expect("a store");
         let model = concert::read_model(maps.into());
-        let rebuilt = replay::replay(config, concert::NAME, model).await.expect("rebuilt");
+        let rebuilt =
+            replay::replay(config, concert::NAME, model, pending()).await.expect("rebuilt");
         assert!(rebuilt.difference.expect("compared").is_none());
 
         let after: SeatMap = watching.next().await.json();
