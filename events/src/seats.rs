@@ -162,7 +162,7 @@ pub struct SeatChanges {
     pub deltas: Vec<SeatDelta>,
 }
 
-/// One change of a seat map.
+/// One change of a seat map: of one reservation, or of many that changed at the same time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SeatDelta {

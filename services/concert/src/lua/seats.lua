@@ -16,8 +16,10 @@ local STAGES = { held = 1, sold = 2, freed = 3 }
 -- or that comes back when the log has had no change for a day, reads the map.
 local LOG_CHANGES = 10000
 local LOG_SECS = 86400
+-- Seats of one change at most.
+local CHANGE_SEATS = 50
 -- Changes returned by one read.
-local READ_CHANGES = 500
+local READ_CHANGES = 200
 
 -- The epoch of the map: the name of its generation.
 local function epoch()
@@ -27,6 +29,12 @@ end
 -- What the map shows of a seat whose latest update has this stage.
 local function state_of(stage)
   return stage == 'freed' and 'free' or stage
+end
+
+-- What the map shows of a seat now.
+local function state_now(map, seat)
+  local update = redis.call('HGET', map, seat)
+  return update and state_of(string.match(update, ' (%a+)$')) or 'free'
 end
 
 local function section_of(seat)
@@ -81,48 +89,97 @@ local function changes(schedule, what)
     string.format('{"epoch":"%s","delta":%s}', epoch(), change))
 end
 
--- Updates some seats. What is visible of it is one change of the map; the event of a new owner
--- that comes before the old one's end changes only the fence.
-function writes.mark(schedule, version, stage, ...)
-  local seats, changed, sections, touched = { ... }, {}, {}, {}
-  if #seats == 0 then
-    return
-  end
-  local map = key('seats:', schedule)
-  local updates = redis.call('HMGET', map, ...)
-  local state = state_of(stage)
-  for at, seat in ipairs(seats) do
-    local later, before = is_later(tonumber(version), stage, updates[at])
-    if later then
-      redis.call('HSET', map, seat, version .. ' ' .. stage)
-      if before ~= state then
-        local section = section_of(seat)
-        count(schedule, section, before, -1)
-        count(schedule, section, state, 1)
-        changed[#changed + 1] = { seat = seat, state = state }
-        if not touched[section] then
-          touched[section] = true
-          sections[#sections + 1] = section
-        end
-      end
-    end
-  end
-  if #changed == 0 then
-    return
-  end
-  changes(schedule, string.format('"sections":%s,"seats":%s',
-    cjson.encode(taken_of(schedule, sections)), cjson.encode(changed)))
-end
-
 local function is_off(schedule)
   return redis.call('EXISTS', key('off:', schedule)) == 1
 end
 
--- Cancels the show, which is one change by itself; the seats are freed by events of their own.
+-- What this call has touched of a map: the states of seats before the call, and the seats in the
+-- order in which they were touched.
+local function touched(schedule)
+  local map = key('seats:', schedule)
+  local maps = ctx.touched or {}
+  ctx.touched = maps
+  if not maps[map] then
+    maps[map] = { schedule = schedule, map = map, before = {}, seats = {}, at = ctx.at,
+      keys = ctx.keys, is_silent = ctx.is_silent }
+    maps[#maps + 1] = maps[map]
+  end
+  return maps[map]
+end
+
+-- Updates some seats. The event of a new owner that comes before the old one's end changes only
+-- the fence.
+function writes.mark(schedule, version, stage, ...)
+  local seats, its_touched = { ... }, touched(schedule)
+  if #seats == 0 then
+    return
+  end
+  local map, before = its_touched.map, its_touched.before
+  local updates = redis.call('HMGET', map, ...)
+  local state = state_of(stage)
+  for at, seat in ipairs(seats) do
+    local later, last_state = is_later(tonumber(version), stage, updates[at])
+    if later then
+      redis.call('HSET', map, seat, version .. ' ' .. stage)
+      if last_state ~= state then
+        local section = section_of(seat)
+        count(schedule, section, last_state, -1)
+        count(schedule, section, state, 1)
+        if not before[seat] then
+          before[seat] = last_state
+          its_touched.seats[#its_touched.seats + 1] = seat
+        end
+      end
+    end
+  end
+end
+
+-- Cancels the show; the seats are freed by events of their own.
 function writes.off(schedule)
   if not is_off(schedule) then
     redis.call('SET', key('off:', schedule), 1)
-    changes(schedule, '"sections":[],"seats":[],"state":"cancelled"')
+    touched(schedule).is_off = true
+  end
+end
+
+-- Adds these seats to the map's changes, with the counts of their sections.
+local function change_seats(schedule, seats)
+  local sections, has = {}, {}
+  for _, changed in ipairs(seats) do
+    local section = section_of(changed.seat)
+    if not has[section] then
+      has[section] = true
+      sections[#sections + 1] = section
+    end
+  end
+  changes(schedule, string.format('"sections":%s,"seats":%s',
+    cjson.encode(taken_of(schedule, sections)), cjson.encode(seats)))
+end
+
+-- All that a call has changed of a map is one change, or as many as its seats need: a rush costs
+-- watchers a change a call, and not one a ticket. A function that failed was rolled back on the
+-- stage only, so what it touched is compared with what the map shows in the end. The cancellation
+-- of a show is a change by itself.
+function finish()
+  for _, it in ipairs(ctx.touched or {}) do
+    ctx.at, ctx.keys, ctx.is_silent = it.at, it.keys, it.is_silent
+    local changed = {}
+    for _, seat in ipairs(it.seats) do
+      local state = state_now(it.map, seat)
+      if state ~= it.before[seat] then
+        changed[#changed + 1] = { seat = seat, state = state }
+      end
+      if #changed == CHANGE_SEATS then
+        change_seats(it.schedule, changed)
+        changed = {}
+      end
+    end
+    if #changed > 0 then
+      change_seats(it.schedule, changed)
+    end
+    if it.is_off and is_off(it.schedule) then
+      changes(it.schedule, '"sections":[],"seats":[],"state":"cancelled"')
+    end
   end
 end
 

@@ -1,18 +1,26 @@
 //! The sequence, and the changes since a position in the map's history.
 
+use std::collections::BTreeSet;
+
 use events::{
     EventId, ScheduleId, SeatId,
     concert::{Epoch, MapState, Seat, SeatState, SectionTaken},
     reservation::ReservationExpired,
 };
-use mesh::Outcome;
+use mesh::{Outcome, valkey::FunctionCall};
 use uuid::Uuid;
 
 use super::harness::{
     Harness, SCHEDULE,
     SeatEvent::{Cancelled, Confirmed, Created, Expired, Off},
-    owner,
+    now, owner,
 };
+
+/// What the event of a hold, a sale or an end calls.
+fn mark(version: &str, stage: &str, seats: &[&str]) -> FunctionCall {
+    let call = FunctionCall::new("mark").arg(SCHEDULE).arg(version).arg(stage);
+    seats.iter().fold(call, |call, seat| call.arg(seat))
+}
 
 fn seat(seat: &str, state: SeatState) -> Seat {
     Seat { seat: SeatId(seat.into()), state }
@@ -39,6 +47,73 @@ async fn one_event_is_one_change_with_its_seats_and_the_counts_after_it() {
     assert_eq!(changes.deltas[1].sections, [taken("A", 0, 2), taken("B", 0, 1)]);
     assert_eq!(harness.since(map.epoch, 1).await.deltas, changes.deltas[1..]);
     assert!(harness.since(map.epoch, 2).await.deltas.is_empty());
+}
+
+#[tokio::test]
+async fn the_events_of_one_batch_are_one_change_of_what_is_visible_after_it() {
+    let harness = Harness::open().await;
+    let batch = [
+        mark("7", "held", &["A-1-1", "A-1-2"]),
+        mark("8", "held", &["B-1-1"]),
+        mark("7", "sold", &["A-1-1", "A-1-2"]),
+        // A hold that ends in the batch that it began in was never visible.
+        mark("9", "held", &["B-1-2"]),
+        mark("9", "freed", &["B-1-2"]),
+    ];
+    harness.map.perform(&batch, now()).await.unwrap();
+    let map = harness.snapshot().await;
+    let changes = harness.since(map.epoch, 0).await.deltas;
+    assert_eq!((map.sequence, changes.len()), (1, 1));
+    let seats =
+        [("A-1-1", SeatState::Sold), ("A-1-2", SeatState::Sold), ("B-1-1", SeatState::Held)];
+    assert_eq!(changes[0].seats, seats.map(|(it, state)| seat(it, state)));
+    let taken = |section: &str, held, sold| SectionTaken { section: section.into(), held, sold };
+    assert_eq!(changes[0].sections, [taken("A", 0, 2), taken("B", 1, 0)]);
+}
+
+#[tokio::test]
+async fn an_event_that_fails_leaves_no_trace_in_the_change_of_its_batch() {
+    let harness = Harness::open().await;
+    let batch = [
+        mark("7", "held", &["A-1-1"]),
+        // It fails at its second seat.
+        mark("no number", "sold", &["A-1-2", "A-1-1"]),
+        mark("8", "held", &["B-1-1"]),
+    ];
+    harness.map.perform(&batch, now()).await.unwrap_err();
+    let map = harness.snapshot().await;
+    let changes = harness.since(map.epoch, 0).await.deltas;
+    let seats = ["A-1-1", "B-1-1"].map(|it| seat(it, SeatState::Held));
+    assert_eq!((changes.len(), &changes[0].seats[..]), (1, &seats[..]));
+    assert_eq!((map.sections[0].held, map.sections[0].sold), (1, 0));
+}
+
+#[tokio::test]
+async fn a_show_that_is_cancelled_in_a_batch_with_sales_is_cancelled_after_them() {
+    let harness = Harness::open().await;
+    let off = FunctionCall::new("off").arg(SCHEDULE);
+    let batch = [mark("7", "sold", &["A-1-1"]), off.clone(), off];
+    harness.map.perform(&batch, now()).await.unwrap();
+    let map = harness.snapshot().await;
+    let changes = harness.since(map.epoch, 0).await.deltas;
+    let states: Vec<_> = changes.iter().map(|change| (change.seats.len(), change.state)).collect();
+    assert_eq!(states, [(1, None), (0, Some(MapState::Cancelled))]);
+}
+
+#[tokio::test]
+async fn a_large_change_comes_in_pieces() {
+    let harness = Harness::open().await;
+    let names: BTreeSet<String> = (1..=101).map(|number| format!("A-1-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (stage, from) in [("held", 0), ("freed", 3)] {
+        harness.map.perform(&[mark("7", stage, &names)], now()).await.unwrap();
+        let changes = harness.since(harness.snapshot().await.epoch, from).await.deltas;
+        let sizes: Vec<_> = changes.iter().map(|change| change.seats.len()).collect();
+        assert_eq!(sizes, [50, 50, 1]);
+        let seen: Vec<&str> =
+            changes.iter().flat_map(|change| &change.seats).map(|it| &it.seat.0[..]).collect();
+        assert_eq!(seen, names);
+    }
 }
 
 #[tokio::test]

@@ -24,13 +24,19 @@ local FIELDS = { 'opens_at', 'starts_at', 'total', 'gross', 'net', 'latest', 'ou
 
 -- The schedule, or nil when its opening has not come.
 local function schedule_of(id)
+  if ctx.known[id] then
+    return ctx.known[id]
+  end
   local values = redis.call('HMGET', key('schedule:', id), 'concert', 'cancelled',
     unpack(FIELDS))
   local schedule = { id = id, concert = values[1], is_cancelled = values[2] == '1' }
   for at, field in ipairs(FIELDS) do
     schedule[field] = tonumber(values[at + 2])
   end
-  return schedule.total and schedule or nil
+  if schedule.total then
+    ctx.known[id] = schedule
+    return schedule
+  end
 end
 
 local function set(schedule, field, value)

@@ -12,6 +12,7 @@ function writes.open(id, concert, title, opens_at, starts_at, total)
   end
   redis.call('HSET', schedule, 'concert', concert, 'opens_at', opens_at,
     'starts_at', starts_at)
+  ctx.known[id] = nil
   redis.call('SADD', key('schedules'), id)
   redis.call('HSET', key('titles'), concert, title)
 end
@@ -20,6 +21,7 @@ end
 -- its seats.
 function writes.cancel(id, concert)
   redis.call('HSET', key('schedule:', id), 'cancelled', '1')
+  ctx.known[id] = nil
   redis.call('SADD', key('schedules'), id)
   redis.call('ZREM', key('sell_out:', concert), id)
   rank(concert)

@@ -1,6 +1,9 @@
 //! Rebuilds next to the live generation: when idle, under traffic, and after everything was lost.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use events::{
     Event, EventId, codes,
@@ -254,6 +257,19 @@ async fn an_emptied_store_handles_nothing_until_it_is_rebuilt() {
     harness.charts.store().check().await.unwrap();
     assert_eq!(harness.sold(Window::Day, AT).await, sold_before);
     assert_eq!(harness.fastest().await, fastest);
+}
+
+#[tokio::test]
+async fn a_replay_that_ends_while_the_store_is_away_is_given_up_as_soon_as_it_is_back() {
+    let harness = used(Harness::open_alone().await).await;
+    let replay = harness.charts.begin_replay().await.unwrap().unwrap();
+    harness.kit.store.server().kill();
+    let began = Instant::now();
+    let given_up = tokio::spawn(replay.give_up());
+    harness.kit.store.server().restart().await.unwrap();
+    given_up.await.unwrap().unwrap();
+    assert!(harness.charts.begin_replay().await.unwrap().is_some());
+    assert!(began.elapsed() < Duration::from_secs(12), "the lease would have run out by itself");
 }
 
 #[tokio::test]

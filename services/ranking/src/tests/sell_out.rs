@@ -1,6 +1,8 @@
 //! Sell-outs: when the last seat was sold, in any order of events.
 
-use super::harness::{Harness, cancelled, concert, opened, refunded, schedule, sold};
+use mesh::valkey::FunctionCall;
+
+use super::harness::{Harness, at, cancelled, concert, opened, payment, refunded, schedule, sold};
 
 #[tokio::test]
 async fn a_show_is_sold_out_by_the_sale_that_reaches_its_seats() {
@@ -8,6 +10,20 @@ async fn a_show_is_sold_out_by_the_sale_that_reaches_its_seats() {
     harness.handle(sold(1, schedule(1), 6, 5_000), 6_000).await;
     assert_eq!(harness.fastest().await, []);
     harness.handle(sold(2, schedule(1), 4, 9_000), 20_000).await;
+    assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 9_000)]);
+}
+
+#[tokio::test]
+async fn an_event_that_fails_leaves_nothing_to_the_others_of_its_batch() {
+    let harness = Harness::open().await;
+    let call = |name, of| FunctionCall::new(name).arg(schedule(1)).arg(payment(of));
+    let batch = [
+        call("sell", 1).arg(6).arg(5_000),
+        // It fails after it has subtracted the seats.
+        call("refund", 1).arg("no time"),
+        call("sell", 2).arg(4).arg(9_000),
+    ];
+    harness.charts.perform(&batch, at(20_000)).await.unwrap_err();
     assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 9_000)]);
 }
 

@@ -128,6 +128,7 @@ end
 
 -- Ends a call: writes what was staged and emitted, and returns everything to the engine.
 local function close(and_then, endings)
+  finish()
   write_stage()
   return { and_then, endings, ctx.announced, outbox.write(), ctx.parked,
     parked.is_any() and 1 or 0 }

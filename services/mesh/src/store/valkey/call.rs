@@ -24,6 +24,9 @@ const MESH_LUA: &str = concat!(
     include_str!("batch.lua"),
 );
 
+/// How long the builder of a generation may be silent before it has lost its lease.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+
 /// A service's library in Valkey. Its name contains a hash of its text, so two versions of a
 /// service can run side by side, and a library once loaded never changes.
 pub(super) struct Names {
@@ -43,7 +46,9 @@ impl Names {
         let known = format!(
             "local IS_REPLAYABLE, SOURCE = {is_replayable}, '/onsale/{service}'\n\
              local MESSAGE_EVENTS_MAX, MESSAGE_BYTES_MAX, EVENT_BYTES_MAX = \
-             {MESSAGE_EVENTS_MAX}, {MESSAGE_BYTES_MAX}, {EVENT_BYTES_MAX}\n"
+             {MESSAGE_EVENTS_MAX}, {MESSAGE_BYTES_MAX}, {EVENT_BYTES_MAX}\n\
+             local SHADOW_MILLIS = {}\n",
+            LEASE.as_millis()
         );
         let digest = Sha256::digest([&known, MESH_LUA, module].concat());
         let edition: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();

@@ -6,7 +6,8 @@
 -- refuses leaves nothing (`stage.lua`) and does not affect the others of its batch.
 
 -- The context of the call at work. All keys of a service share one hash tag and so one slot;
--- KEYS[1] is that root.
+-- KEYS[1] is that root. In `ctx.known` a service's functions may keep what they have read, with
+-- every change of it, for the next ones of the call; it is dropped when one of them fails.
 local ctx
 
 -- A key of the mesh's own, beside the service's state.
@@ -19,6 +20,7 @@ end
 -- functions see no other. Most events of a call are of one thing, so names are made once.
 local function key(name, of)
   if not of then
+    assert(string.byte(name, -1) ~= 58, 'a key of nothing')
     return ctx.at .. ':' .. name
   end
   local known = ctx.keys[name]
@@ -37,6 +39,9 @@ end
 -- The functions by name: those in `writes` may write, those in `reads` may not. `serves` has the
 -- mesh's own.
 local writes, reads, serves = {}, {}, {}
+
+-- What a service does once at the end of each call, after all its functions.
+local finish = function() end
 
 -- Refusals: `no` is final, `not_yet` waits for what the function depends on.
 local function no(code, detail)
@@ -145,6 +150,7 @@ local function begin(keys, args)
     root = keys[1],
     at = keys[1],
     keys = {},
+    known = {},
     now = tonumber(args[1]),
     time = args[2],
     seed = args[3],
@@ -158,7 +164,7 @@ end
 
 -- From here on, `key` names keys of this generation.
 local function stand_on(generation)
-  ctx.at, ctx.keys = own('g' .. generation), {}
+  ctx.at, ctx.keys, ctx.known = own('g' .. generation), {}, {}
 end
 
 -- Whether the store is complete; an emptied one must not decide as if nothing had ever happened.
@@ -215,6 +221,7 @@ end
 
 local function return_to(noted_at, emitted_at, announced_at, parked_at)
   take_back(noted_at)
+  ctx.known = {}
   cut(ctx.emitted, emitted_at)
   cut(ctx.announced, announced_at)
   cut(ctx.parked, parked_at)
@@ -249,12 +256,12 @@ local function mirror(entry)
   if not ctx.shadow then
     return
   end
-  local live, keys = ctx.at, ctx.keys
+  local live, keys, known = ctx.at, ctx.keys, ctx.known
   stand_on(ctx.shadow)
   ctx.is_silent = true
   if decide(entry) == 'failed' then
     call('DEL', own('shadow'))
     ctx.shadow = nil
   end
-  ctx.at, ctx.keys, ctx.is_silent = live, keys, false
+  ctx.at, ctx.keys, ctx.known, ctx.is_silent = live, keys, known, false
 end

@@ -17,10 +17,9 @@ end
 
 -- A shadow is a generation that is being built from stored events, next to the live one.
 -- `generations` names all that were ever begun and may still have keys. The builder is fenced by
--- the shadow's name, which is never used again, and by a lease: a builder that was paused for
--- longer, or whose store was emptied, finds that its shadow is gone.
-local SHADOW_MILLIS = 15000
-
+-- the shadow's name, which is never used again, and by a lease (`SHADOW_MILLIS`, defined above this
+-- file): a builder that was paused for longer, or whose store was emptied, finds that its shadow is
+-- gone.
 local function builds(generation)
   if call('GET', own('shadow')) ~= generation then
     return false

@@ -20,15 +20,13 @@ use uuid::Uuid;
 
 use super::{
     batch::{Way, gone},
-    call::{Parts, command},
+    call::{LEASE, Parts, command},
     case::{Case, Item},
     function_call::{Ended, FunctionCall},
     keyspace::Keyspace,
 };
 use crate::store::engine::Failure;
 
-/// How long a builder may be silent before it has lost its lease (`replay.lua`).
-const LEASE: Duration = Duration::from_secs(15);
 /// How often a store that is away is asked to give a lease up.
 const GIVE_UP_EVERY: Duration = Duration::from_millis(200);
 /// Keys scanned by one step of a sweep.

@@ -3,7 +3,10 @@
 mod spans;
 mod staged;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use events::{Envelope, SagaId};
@@ -262,10 +265,21 @@ async fn a_call_packs_its_events_within_the_bounds_of_a_message() {
     harness.valkey.perform(&[call("emit").arg(count)], clock::now()).await.unwrap();
     let sizes = harness.valkey.unpublished(10).await.unwrap();
     assert_eq!(sizes.iter().map(|m| m.events).collect::<Vec<_>>(), [256, 256, 1, 1]);
-    let ids: std::collections::BTreeSet<_> = sizes.iter().map(|m| m.id).collect();
+    let ids: BTreeSet<_> = sizes.iter().map(|m| m.id).collect();
     assert_eq!(ids.len(), 4);
     let failed = harness.valkey.perform(&[call("emit").arg(1).arg(8_000_000)], clock::now()).await;
     assert!(failed.unwrap_err().to_string().contains("fits in no message"));
+}
+
+#[tokio::test]
+async fn each_event_of_a_call_has_an_id_of_its_own_however_many_there_are() {
+    let harness = Harness::open().await;
+    let count = 9_000;
+    harness.valkey.perform(&[call("emit").arg(count)], clock::now()).await.unwrap();
+    let messages = harness.valkey.unpublished(100).await.unwrap();
+    let events = messages.iter().flat_map(|message| unpack(&message.body).unwrap());
+    let ids: BTreeSet<_> = events.map(|event| Envelope::decode(&event).unwrap().id.0).collect();
+    assert_eq!(ids.len(), count);
 }
 
 #[tokio::test]
