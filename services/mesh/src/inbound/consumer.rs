@@ -49,13 +49,13 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of messages in one pull.
 const PULL_MESSAGES_MAX: usize = 200;
 /// How long messages gather for a service whose results fans watch.
-const MOMENT: Duration = Duration::from_millis(20);
+const MOMENT: Duration = Duration::from_millis(50);
 /// How long messages gather for a background service …
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(500);
 /// … and how long while there are more than one fetch takes.
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// Maximum number of messages in one fetch of such a service.
-const FETCH_MESSAGES_MAX: usize = 64;
+const FETCH_MESSAGES_MAX: usize = 256;
 
 /// The header of a message that JetStream has read out of a stream for a client.
 const COPIED_FROM: &str = "Nats-Stream";
