@@ -18,10 +18,10 @@ async fn an_event_that_fails_leaves_nothing_to_the_others_of_its_batch() {
     let harness = Harness::open().await;
     let call = |name, of| FunctionCall::new(name).arg(schedule(1)).arg(payment(of));
     let batch = [
-        call("sell", 1).arg(6).arg(5_000),
+        call("sell", 1).arg(6).arg(at(5_000).unix_millis()),
         // It fails after it has subtracted the seats.
         call("refund", 1).arg("no time"),
-        call("sell", 2).arg(4).arg(9_000),
+        call("sell", 2).arg(4).arg(at(9_000).unix_millis()),
     ];
     harness.charts.perform(&batch, at(20_000)).await.unwrap_err();
     assert_eq!(harness.fastest().await, [(concert(1), schedule(1), 9_000)]);
