@@ -9,6 +9,7 @@
 //! | `outcome` | how each of them ends |
 //! | `unit`, `handler` | what differs from service to service: the unit of work and its handlers |
 //! | `unreadable`, `panic` | why an event has no handler, and handlers that panic |
+//! | `outlook` | whether a batch may be run as if nothing had happened before |
 //! | `inbox`, `answers` | messages taken in before, and answers under idempotency keys |
 //! | `parking` | events that cannot be handled now |
 //! | `counted` | counts what a stored batch has taken in |
@@ -20,6 +21,7 @@ mod counted;
 pub(crate) mod handler;
 mod inbox;
 pub(crate) mod outcome;
+pub(crate) mod outlook;
 pub(crate) mod panic;
 mod parking;
 pub(crate) mod run;

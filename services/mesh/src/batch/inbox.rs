@@ -38,6 +38,11 @@ pub(super) async fn claim(
     Ok((batch.iter().map(is_fresh).collect(), answers))
 }
 
+/// Whether a message of a batch was taken in before.
+pub(super) fn has_repeats(batch: &[Work], fresh: &[bool]) -> bool {
+    batch.iter().zip(fresh).any(|(work, fresh)| work.delivery().is_some() && !fresh)
+}
+
 /// The scopes of the commands' idempotency keys.
 fn scopes<'a>(batch: impl Iterator<Item = &'a Work>) -> Vec<[u8; 32]> {
     let entries = batch.flat_map(|work| &work.entries);

@@ -9,14 +9,13 @@
 //! runs once more, checked: this time it claims its messages and looks for answers and held keys
 //! before it decides.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
 use events::{Problem, Timestamp, UserId, event_of_subject, producer_of};
 
 use super::{
     answers::Answers,
     closing::Closing,
     inbox,
+    outlook::Outlook,
     parking::Parkings,
     transaction::{Transaction, TransactionalStore},
     unit::{Decided, Stop, Unit, Units},
@@ -40,8 +39,7 @@ pub(crate) struct Runner<'a, L: TransactionalStore> {
     pub(crate) store: &'a L,
     pub(crate) units: &'a dyn Units<L::Tx>,
     pub(crate) failpoints: &'a Failpoints,
-    /// Whether a parked event may hold its order key, as far as this instance knows.
-    pub(crate) has_parked: &'a AtomicBool,
+    pub(crate) outlook: &'a Outlook,
 }
 
 /// Runs a batch in a transaction of its own.
@@ -52,7 +50,7 @@ pub(crate) async fn run<L: TransactionalStore>(
 ) -> Result<Ran, Failure> {
     let is_again = |work: &Work| work.delivery().is_some_and(|delivery| delivery.delivered > 1);
     let is_optimistic =
-        care == Care::Together && !runner.has_parked.load(Relaxed) && !batch.iter().any(is_again);
+        care == Care::Together && runner.outlook.is_clear() && !batch.iter().any(is_again);
     if is_optimistic {
         match attempt(runner, batch, care, true).await {
             Ok(Some(ran)) => return Ok(ran),
@@ -142,6 +140,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
             true => (vec![true; batch.len()], Answers::default()),
             false => inbox::claim(&mut tx, batch).await?,
         };
+        runner.outlook.note_repeats(inbox::has_repeats(batch, &fresh));
         reach(crash::Step::Claimed);
         let mut outcomes = match care {
             Care::Together => self.run_together(&mut tx, batch, &fresh, &mut answers).await?,
@@ -158,7 +157,8 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         let closed = tx.close(&closing).await?;
         let messages = batch.iter().filter(|work| work.delivery().is_some()).count();
         if self.is_optimistic && (closed.claimed < messages || messages > 0 && closed.has_parked) {
-            runner.has_parked.store(closed.has_parked, Relaxed);
+            runner.outlook.note_parked(closed.has_parked);
+            runner.outlook.note_repeats(closed.claimed < messages);
             return Ok(None);
         }
         let parked = self.parkings.insert(&mut tx).await?;
@@ -168,7 +168,7 @@ impl<'a, L: TransactionalStore> Run<'a, L> {
         }
         reach(crash::Step::Closed);
         tx.commit().await?;
-        runner.has_parked.store(closed.has_parked || !parked.is_empty(), Relaxed);
+        runner.outlook.note_parked(closed.has_parked || !parked.is_empty());
         let announced = std::mem::take(&mut self.announced);
         let observed = std::mem::take(&mut self.observed);
         Ok(Some(Ran { outcomes, emitted, announced, parked, observed }))

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +47,10 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 const LAST_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long it may take to look up a consumer, or to send a pull request.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a consumer that the broker does not have is looked up again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How soon after a connection it is known which server it is to.
+const KNOWN_AFTER: Duration = Duration::from_millis(100);
 /// Maximum number of messages in one pull.
 const PULL_MESSAGES_MAX: usize = 200;
 /// How long messages gather for a service whose results fans watch.
@@ -96,17 +101,27 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    /// Consumes until shutdown. A consumer that is gone from the broker ends the task, and the
-    /// supervisor restarts it.
+    /// Consumes until shutdown. A consumer that is gone from the broker is looked for until it is
+    /// there again; any other failure ends the task, and the supervisor restarts it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
-        let ended = match self.pace {
-            Pace::Later => self.fetch_at_intervals(&shutdown).await,
-            Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
-        };
-        if let Err(cause) = &ended {
-            self.health.set_fault(Part::Consumer(self.stream.clone()), cause);
+        loop {
+            let ended = match self.pace {
+                Pace::Later => self.fetch_at_intervals(&shutdown).await,
+                Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
+            };
+            let Err(cause) = ended else { return Ok(()) };
+            let is_new = self.health.set_fault(Part::Consumer(self.stream.clone()), &cause);
+            if !matches!(cause, ConsumerError::NotFound { .. }) {
+                return Err(cause);
+            }
+            if is_new {
+                error!(service = self.link.service(), %cause, "events cannot be consumed");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         }
-        ended
     }
 
     fn begun(&self) {
@@ -203,17 +218,20 @@ impl Consumer {
     }
 
     /// Takes in each message as it comes. A pull that failed is replaced: its request may have
-    /// been lost with a connection.
+    /// been lost with a connection. One that was sent to a server that has been started again is
+    /// replaced at once: servers keep such requests in memory, and its silence would be noticed
+    /// only after two heartbeats.
     async fn pull_continuously(&self, shutdown: &CancellationToken) -> Result<(), ConsumerError> {
         loop {
             self.until_store_is_usable(shutdown).await;
+            let lost = self.until_lost();
             let mut messages = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 messages = self.pull() => messages?,
             };
             self.begun();
-            self.take_all(&mut messages, shutdown).await;
+            self.take_all(&mut messages, lost, shutdown).await;
             // Messages that were already delivered are finished here: otherwise another
             // instance would get them only when `ack_wait` is over.
             while let Some(Some(Ok(message))) = messages.next().now_or_never() {
@@ -222,17 +240,37 @@ impl Consumer {
         }
     }
 
+    /// Waits until every pull that there is now is lost: the connection is to another server.
+    fn until_lost(&self) -> impl Future<Output = ()> + use<> {
+        let link = self.link.clone();
+        // Before the pull, so that no connection after it is missed.
+        let (server, mut reconnects) = (link.server(), link.reconnects());
+        async move {
+            while reconnects.changed().await.is_ok() {
+                tokio::time::sleep(KNOWN_AFTER).await;
+                if link.server() != server {
+                    return;
+                }
+            }
+            pending().await
+        }
+    }
+
     /// Takes in messages until shutdown, until the store cannot be used, or until the pull
-    /// fails. The broker sends a heartbeat every [`HEARTBEAT`], so its silence is noticed.
+    /// fails or is `lost`. The broker sends a heartbeat every [`HEARTBEAT`], so its silence is
+    /// noticed.
     async fn take_all(
         &self,
         messages: &mut jetstream::consumer::pull::Stream,
+        lost: impl Future<Output = ()>,
         shutdown: &CancellationToken,
     ) {
+        let mut lost = std::pin::pin!(lost);
         let mut serving = self.health.serving();
         loop {
             let message = tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = &mut lost => return,
                 _ = serving.wait_for(|serving| *serving == Some(false)) => return,
                 message = messages.next() => message,
             };

@@ -276,6 +276,12 @@ impl Link {
         receiver
     }
 
+    /// The identity of the server that it is connected to; a server that is started again has
+    /// another one. It is known a moment after the connection.
+    pub(crate) fn server(&self) -> String {
+        self.client().server_info().server_id
+    }
+
     /// Grows with each (re)connection: an acknowledgement of another epoch proves nothing in
     /// this one. It is counted before anything can be sent on the new connection.
     pub(crate) fn epoch(&self) -> u64 {

@@ -31,6 +31,7 @@ use sqlx::{
 };
 
 use crate::{
+    batch::outlook::Outlook,
     deadline::within,
     failpoint::Failpoints,
     store::engine::{Failure, Mark, Pool, Store},
@@ -89,8 +90,7 @@ pub(crate) struct Database {
     pool: PgPool,
     options: PgConnectOptions,
     failpoints: Arc<Failpoints>,
-    /// Whether a parked event may hold its order key; `true` until a batch has found out.
-    has_parked: AtomicBool,
+    outlook: Outlook,
     given_up: Arc<GivenUp>,
     /// The service's own migrations, beside the mesh's.
     migrations: Option<&'static Migrator>,
@@ -124,8 +124,8 @@ impl Database {
             })
             .connect_lazy_with(options.clone());
         let failpoints = Arc::new(Failpoints::default());
-        let has_parked = AtomicBool::new(true);
-        Ok(Self { pool, options, failpoints, has_parked, given_up, migrations: None })
+        let outlook = Outlook::unknown();
+        Ok(Self { pool, options, failpoints, outlook, given_up, migrations: None })
     }
 
     /// Waits for the database up to `limit`. After a timeout the call may have taken effect.

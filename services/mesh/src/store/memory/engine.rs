@@ -1,6 +1,6 @@
 //! A database in memory with its service's unit of work, as an engine.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use events::{Timestamp, UserId};
@@ -11,6 +11,7 @@ use crate::{
     batch::work::{Entry, Work},
     batch::{
         handler::{decide, keys_of},
+        outlook::Outlook,
         run::{self, Runner},
         unit::{Decided, Unit, Units},
     },
@@ -25,14 +26,14 @@ pub struct Memory<B: InMemory> {
     pub(super) database: Database<B>,
     config: Arc<B::Config>,
     failpoints: Arc<Failpoints>,
-    has_parked: AtomicBool,
+    outlook: Outlook,
 }
 
 impl<B: InMemory> Memory<B> {
     /// An engine on a database, as in a process that has just started.
     pub fn new(database: Database<B>, config: B::Config) -> Self {
-        let has_parked = AtomicBool::new(true);
-        Self { database, config: Arc::new(config), failpoints: Arc::default(), has_parked }
+        let outlook = Outlook::unknown();
+        Self { database, config: Arc::new(config), failpoints: Arc::default(), outlook }
     }
 
     /// The database it runs on.
@@ -45,7 +46,7 @@ impl<B: InMemory> Memory<B> {
             store: &self.database,
             units: self,
             failpoints: &self.failpoints,
-            has_parked: &self.has_parked,
+            outlook: &self.outlook,
         }
     }
 }

@@ -106,12 +106,7 @@ impl Database {
     }
 
     fn runner<'a>(&'a self, units: &'a dyn Units<Tx>) -> Runner<'a, PgPool> {
-        Runner {
-            store: &self.pool,
-            units,
-            failpoints: &self.failpoints,
-            has_parked: &self.has_parked,
-        }
+        Runner { store: &self.pool, units, failpoints: &self.failpoints, outlook: &self.outlook }
     }
 }
 
