@@ -20,6 +20,7 @@ use std::{
 use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use futures::FutureExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use uuid::Uuid;
 
@@ -29,6 +30,7 @@ use crate::{
         environment::Environment, lasting::duration, processes::Processes, receipt::Receipt,
         topology,
     },
+    stop,
 };
 use check::Verdict;
 use fans::Load;
@@ -161,8 +163,10 @@ async fn strike(
         ended: Vec::new(),
     };
     let began = Instant::now();
+    let mut asked = std::pin::pin!(stop::wait(false));
     while began.elapsed() < options.lasts
         && options.faults.is_none_or(|most| run.faults.len() < most)
+        && asked.as_mut().now_or_never().is_none()
     {
         let mut faults = deck.deal(processes, &mut run.random);
         let mut targets = Targets { processes: &mut *processes, servers };

@@ -355,6 +355,8 @@ fn spawn(service: &str, env: &[(String, String)], log: &Path) -> Result<Child> {
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
+        // Ctrl-C in the terminal is for this process alone.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("starting {service} in a process of its own"))
