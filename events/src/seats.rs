@@ -168,7 +168,8 @@ pub struct SeatChanges {
 pub struct SeatDelta {
     /// The sequence of the map after it.
     pub sequence: u64,
-    /// The counts after it of the sections that it touched.
+    /// The counts of the sections that it touched: after it, or after the last one of those that
+    /// were made together, when they were too large for one.
     pub sections: Vec<SectionTaken>,
     /// The seats that it changed.
     pub seats: Vec<Seat>,

@@ -1,7 +1,7 @@
 //! The seat map: a copy of the seats' states in Valkey, made of the reservation service's events.
 //!
-//! Each event of a reservation updates its seats. If the update is visible it is one change of
-//! the map, with the next sequence. The map is read whole or from a position in its history on.
+//! Each event of a reservation updates its seats. What one call to Valkey changes visibly is one
+//! change of the map, with the next sequence, or several if it has many seats. The map is read whole or from a position in its history on.
 //! Each change is also announced as it happens, so that a gateway that draws the map for many
 //! watchers reads it once and then follows the announcements.
 

@@ -114,10 +114,13 @@ pub async fn replay_rooms(config: &Config, stop: impl Future<Output = ()> + Send
     valkey.unseal().await?;
     let until = tokio::time::Instant::now() + ROOMS_WITHIN;
     let count = loop {
-        let may_retry = stop.peek().is_none() && tokio::time::Instant::now() < until;
         match rooms.rebuild(&client, stop.clone()).await {
             // The running service is rebuilding them.
-            Err(Failure::Contended(_)) if may_retry => tokio::time::sleep(RETRY_EVERY).await,
+            Err(Failure::Contended(_)) if tokio::time::Instant::now() < until => {
+                if tokio::time::timeout(RETRY_EVERY, stop.clone()).await.is_ok() {
+                    break Err(mesh::stopped()).context("rebuilding the rooms");
+                }
+            }
             rebuilt => break rebuilt.context("rebuilding the rooms"),
         }
     };

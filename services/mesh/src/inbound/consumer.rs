@@ -60,7 +60,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// … and how long while there are more than one fetch takes.
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// Maximum number of messages in one fetch of such a service.
-const FETCH_MESSAGES_MAX: usize = 256;
+const FETCH_MESSAGES_MAX: usize = 128;
 
 /// The header of a message that JetStream has read out of a stream for a client.
 const COPIED_FROM: &str = "Nats-Stream";
@@ -104,17 +104,18 @@ impl Consumer {
     /// Consumes until shutdown. A consumer that is gone from the broker is looked for until it is
     /// there again; any other failure ends the task, and the supervisor restarts it.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+        let mut is_said = false;
         loop {
             let ended = match self.pace {
                 Pace::Later => self.fetch_at_intervals(&shutdown).await,
                 Pace::Soon | Pace::AtOnce => self.pull_continuously(&shutdown).await,
             };
             let Err(cause) = ended else { return Ok(()) };
-            let is_new = self.health.set_fault(Part::Consumer(self.stream.clone()), &cause);
+            self.health.set_fault(Part::Consumer(self.stream.clone()), &cause);
             if !matches!(cause, ConsumerError::NotFound { .. }) {
                 return Err(cause);
             }
-            if is_new {
+            if !std::mem::replace(&mut is_said, true) {
                 error!(service = self.link.service(), %cause, "events cannot be consumed");
             }
             tokio::select! {
@@ -218,9 +219,10 @@ impl Consumer {
     }
 
     /// Takes in each message as it comes. A pull that failed is replaced: its request may have
-    /// been lost with a connection. One that was sent to a server that has been started again is
-    /// replaced at once: servers keep such requests in memory, and its silence would be noticed
-    /// only after two heartbeats.
+    /// been lost with a connection. Servers keep such requests in memory, so one is replaced at once
+    /// when the connection is to another server: its silence would be noticed only after two
+    /// heartbeats. With a broker of several nodes it may live on. What is sent to it in that
+    /// moment comes again after `ack_wait`.
     async fn pull_continuously(&self, shutdown: &CancellationToken) -> Result<(), ConsumerError> {
         loop {
             self.until_store_is_usable(shutdown).await;
@@ -240,7 +242,7 @@ impl Consumer {
         }
     }
 
-    /// Waits until every pull that there is now is lost: the connection is to another server.
+    /// Waits until a pull that is sent now may be lost: the connection is to another server.
     fn until_lost(&self) -> impl Future<Output = ()> + use<> {
         let link = self.link.clone();
         // Before the pull, so that no connection after it is missed.
