@@ -240,6 +240,13 @@ impl Environment {
         rows.fetch_all(&self.pools[0]).await.unwrap()
     }
 
+    /// The ids of published rows in the order in which they are in the stream.
+    pub async fn in_order_of_stream(&self) -> Vec<Uuid> {
+        let mut rows = self.rows().await;
+        rows.sort_by_key(|(_, mark)| *mark);
+        rows.into_iter().map(|(id, _)| id).collect()
+    }
+
     /// The ids of the stream's messages by sequence; `None` while the broker is down.
     pub async fn stored(&self) -> Option<HashMap<i64, Uuid>> {
         let (mut ids, mut from) = (HashMap::new(), 1);

@@ -32,7 +32,7 @@ impl Environment {
         clear.bind(rows).execute(&self.pools[0]).await.unwrap();
     }
 
-    /// Publishes rows and marks them, without anything else that a publisher does.
+    /// Publishes rows in this order and marks them, without anything else that a publisher does.
     pub async fn publish(&self, rows: &[Uuid]) {
         let seed = self.servers.nkey_seed(EMITTER).to_owned();
         let client = async_nats::ConnectOptions::with_nkey(seed)
@@ -41,12 +41,14 @@ impl Environment {
             .await
             .unwrap();
         let jetstream = jetstream::new(client);
-        let rows: Vec<(Uuid, String, Vec<u8>)> =
-            sqlx::query_as("select id, subject, body from mesh.outbox where id = any($1)")
-                .bind(rows)
-                .fetch_all(&self.pools[0])
-                .await
-                .unwrap();
+        let rows: Vec<(Uuid, String, Vec<u8>)> = sqlx::query_as(
+            "select id, subject, body from mesh.outbox join unnest($1::uuid[])
+                     with ordinality as given (id, number) using (id) order by number",
+        )
+        .bind(rows)
+        .fetch_all(&self.pools[0])
+        .await
+        .unwrap();
         let mut sent = Vec::new();
         for (id, subject, body) in rows {
             let mut headers = async_nats::HeaderMap::new();

@@ -116,7 +116,7 @@ impl Broker {
             let Some(stream) = streams.get(producer) else { continue };
             // What the stream has lost is not redelivered.
             consumer.pending.retain(|sequence, _| {
-                stream.at(*sequence).is_some_and(|stored| is_wanted(&stored.message.subject))
+                stream.stored(*sequence).is_some_and(|stored| is_wanted(&stored.message.subject))
             });
             for (&sequence, (again_at, times)) in &mut consumer.pending {
                 if delivered.len() < most && *again_at <= now {
@@ -128,7 +128,7 @@ impl Broker {
             while delivered.len() < most && consumer.delivered < stream.last_sequence() {
                 consumer.delivered += 1;
                 let sequence = consumer.delivered;
-                let stored = stream.at(sequence);
+                let stored = stream.stored(sequence);
                 if !stored.is_some_and(|stored| is_wanted(&stored.message.subject)) {
                     continue;
                 }
@@ -226,7 +226,7 @@ impl Broker {
         let first_pending = consumer.pending.keys().next();
         let floor = first_pending.map_or(consumer.delivered, |first| first - 1);
         let is_wanted = |sequence| {
-            let subject = stream.at(sequence).map(|stored| stored.message.subject.as_str());
+            let subject = stream.stored(sequence).map(|stored| stored.message.subject.as_str());
             let event = subject.and_then(events::event_of_subject);
             event.is_some_and(|event| filter.contains(event))
         };
@@ -276,12 +276,12 @@ fn empty(
 }
 
 impl Stream {
-    fn at(&self, sequence: u64) -> Option<&Stored> {
+    fn stored(&self, sequence: u64) -> Option<&Stored> {
         self.messages.get(usize::try_from(sequence).ok()?.checked_sub(1)?)
     }
 
     fn incoming(&self, name: &'static str, sequence: u64, times: u64) -> Option<Incoming> {
-        let stored = self.at(sequence)?;
+        let stored = self.stored(sequence)?;
         Some(Incoming { message: stored.message.clone(), stream: name, sequence, times })
     }
 }
@@ -307,7 +307,7 @@ impl Shelf for Stream {
         self.made_at
     }
 
-    fn id_at(&self, sequence: u64) -> Option<Uuid> {
-        Some(self.at(sequence)?.message.id)
+    fn at(&self, sequence: u64) -> Option<(Uuid, Timestamp)> {
+        self.stored(sequence).map(|stored| (stored.message.id, stored.at))
     }
 }

@@ -75,7 +75,8 @@ impl Concert {
         }
         let is_there = |message: &Message| {
             broker.stream(NAME).is_some_and(|stream| {
-                (1..=stream.last_sequence()).any(|at| stream.id_at(at) == Some(message.id))
+                (1..=stream.last_sequence())
+                    .any(|at| stream.at(at).is_some_and(|(id, _)| id == message.id))
             })
         };
         let missing: Vec<Message> =

@@ -112,7 +112,8 @@ impl Node {
             Luck::Good => {
                 let id = message.id;
                 let ack = broker.publish(self.name, message, now);
-                let there = broker.stream(self.name).and_then(|all| all.id_at(ack.sequence));
+                let there =
+                    broker.stream(self.name).and_then(|all| all.at(ack.sequence)).map(|(id, _)| id);
                 if ack.is_duplicate && there != Some(id) {
                     self.in_doubt = true;
                     return;

@@ -16,6 +16,7 @@ use crate::{
     deadline::within,
     nats::error::{BrokerError, StreamError},
     nats::link::{BROKER, stream_of},
+    store::engine::{Mark, Place},
 };
 
 /// Maximum number of messages in one read.
@@ -177,10 +178,15 @@ impl Link {
         Ok(messages)
     }
 
-    /// `Nats-Msg-Id` of the message at a sequence of the service's own stream.
-    pub(crate) async fn message_id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
-        let ids = self.message_ids(sequence, sequence).await?;
-        Ok(ids.get(&sequence).copied())
+    /// The message at a sequence of the service's own stream; `None` when there is none.
+    pub(crate) async fn place_at(&self, sequence: u64) -> Result<Option<Place>, BrokerError> {
+        let messages = self.stored(&stream_of(self.service()), sequence.max(1), 1).await?;
+        let place = |message: &Message| {
+            let StoredMessage { sequence, id, stored_at, .. } = StoredMessage::of(message);
+            Some(Place { mark: Mark { id, sequence }, stored_at: stored_at? })
+        };
+        let found = messages.first().and_then(place);
+        Ok(found.filter(|place| place.mark.sequence == sequence))
     }
 
     /// The ids of the service's own messages from one sequence to another.

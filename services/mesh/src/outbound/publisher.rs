@@ -258,7 +258,7 @@ impl Publisher {
 
     /// Whether the broker has the message at the sequence that it names for a duplicate.
     async fn is_there(&self, id: uuid::Uuid, sequence: u64) -> bool {
-        matches!(self.link.message_id_at(sequence).await, Ok(Some(there)) if there == id)
+        matches!(self.link.place_at(sequence).await, Ok(Some(there)) if there.mark.id == id)
     }
 
     /// Publishes a message that the stream has dropped, but whose id the broker remembers and

@@ -143,11 +143,11 @@ pub trait Outbox: Send + Sync {
 
     /// The position up to which outbox and stream were verified to agree; `None` at the very
     /// beginning.
-    async fn verified(&self) -> Result<Option<Mark>, Failure>;
+    async fn verified(&self) -> Result<Option<Place>, Failure>;
 
     /// Moves the verified position; returns `false`, and leaves it, when a later generation has
     /// begun.
-    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure>;
+    async fn set_verified(&self, place: Option<Place>, of: Generation) -> Result<bool, Failure>;
 
     /// The messages that wait to be published.
     async fn backlog(&self) -> Result<Backlog, Failure>;
@@ -299,6 +299,16 @@ pub struct Mark {
     pub id: Uuid,
     /// Its sequence.
     pub sequence: u64,
+}
+
+/// A message at its sequence, and when the stream stored it. A message that was lost and published
+/// again may be at the same sequence as before; only the time distinguishes the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The message and its sequence.
+    pub mark: Mark,
+    /// When the stream stored it.
+    pub stored_at: Timestamp,
 }
 
 /// Messages that a stream has dropped before some consumer took them in.

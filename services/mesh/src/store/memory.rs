@@ -30,7 +30,7 @@ use uuid::Uuid;
 use crate::{
     UnitOfWork,
     batch::answers::KeptAnswer,
-    store::engine::{Failure, Generation, Mark},
+    store::engine::{Failure, Generation, Mark, Place},
 };
 
 pub use crate::inbound::agreement::check::{Standing, When};
@@ -140,7 +140,7 @@ struct Kept<B: InMemory> {
     inbox: HashSet<Uuid>,
     answers: BTreeMap<[u8; 32], KeptAnswer>,
     outbox: BTreeMap<Uuid, rows::Row>,
-    verified: Option<Mark>,
+    verified: Option<Place>,
     generation: Generation,
     parked: table::Table,
     /// The highest messages taken in from each stream, ascending.

@@ -49,8 +49,12 @@ pub use problem::{read_failed, unknown};
 pub use rows::{Rows, column};
 
 /// The migrations of the mesh's own tables, which every service's database has.
-pub static MESH_MIGRATIONS: Migrations =
-    crate::migrations!["mesh/0001_mesh.sql", "mesh/0002_reached.sql", "mesh/0003_generation.sql"];
+pub static MESH_MIGRATIONS: Migrations = crate::migrations![
+    "mesh/0001_mesh.sql",
+    "mesh/0002_reached.sql",
+    "mesh/0003_generation.sql",
+    "mesh/0004_verified_at.sql"
+];
 
 /// Connections of one service: two batch workers, its queries, timers and housekeeping.
 const CONNECTIONS_MAX: u32 = 8;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use mesh::engine::{Engine, Gap, Generation, Mark};
+use mesh::engine::{Engine, Gap, Generation, Mark, Place};
 use uuid::Uuid;
 
 use crate::{
@@ -15,6 +15,10 @@ const SWEEP: usize = 128;
 
 fn mark(id: Uuid, sequence: u64) -> Mark {
     Mark { id, sequence }
+}
+
+fn place(id: Uuid, sequence: u64, at: &str) -> Place {
+    Place { mark: mark(id, sequence), stored_at: at.parse().expect("a time") }
 }
 
 /// Ids in ascending order.
@@ -222,7 +226,11 @@ pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harne
 
 pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
     assert_eq!(harness.engine.store().verified().await.unwrap(), None);
-    for place in [Some(mark(Uuid::now_v7(), 9)), Some(mark(Uuid::now_v7(), 1 << 40)), None, None] {
+    let [early, late] = ["2026-11-30T09:00:00.000001Z", "2026-11-30T09:00:01Z"];
+    let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+    let places = [(first, 9, early), (first, 9, late), (second, 1 << 40, late)];
+    let places = places.map(|(id, sequence, at)| Some(place(id, sequence, at)));
+    for place in places.into_iter().chain([None, None]) {
         harness.engine.store().set_verified(place, Generation::default()).await.unwrap();
         harness.restart();
         assert_eq!(harness.engine.store().verified().await.unwrap(), place);
@@ -232,19 +240,20 @@ pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
 pub async fn a_mark_of_an_earlier_generation_is_not_written<S: Store>(harness: Harness<S>) {
     let ids = sorted(harness.emit(3).await);
     let (one, other) = (harness.store.engine(), harness.store.engine());
+    let at = "2026-11-30T09:00:00Z";
     let before = one.store().begin_generation().await.unwrap();
     assert!(one.store().mark(&[mark(ids[0], 1)], before).await.unwrap());
     let after = other.store().begin_generation().await.unwrap();
     assert_eq!(one.store().generation().await.unwrap(), after);
     // The other instance compares from now on. A mark from before would escape it.
     assert!(!one.store().mark(&[mark(ids[1], 2)], before).await.unwrap());
-    assert!(!one.store().set_verified(Some(mark(ids[0], 1)), before).await.unwrap());
+    assert!(!one.store().set_verified(Some(place(ids[0], 1, at)), before).await.unwrap());
     assert_eq!(other.store().marks_above(0, 9).await.unwrap(), [mark(ids[0], 1)]);
     assert_eq!(other.store().verified().await.unwrap(), None);
     assert!(one.store().mark(&[mark(ids[1], 2)], after).await.unwrap());
     assert!(other.store().mark(&[mark(ids[2], 3)], after).await.unwrap());
-    assert!(one.store().set_verified(Some(mark(ids[2], 3)), after).await.unwrap());
-    assert_eq!(other.store().verified().await.unwrap(), Some(mark(ids[2], 3)));
+    assert!(one.store().set_verified(Some(place(ids[2], 3, at)), after).await.unwrap());
+    assert_eq!(other.store().verified().await.unwrap(), Some(place(ids[2], 3, at)));
 }
 
 pub async fn the_backlog_is_counted_in_events<S: Store>(harness: Harness<S>) {

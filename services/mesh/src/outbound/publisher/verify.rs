@@ -7,7 +7,9 @@
 //!
 //! `verified` is a position up to which outbox and stream agreed. Streams lose their tails, or
 //! everything, so while that position agrees, everything below it does, and only what is above
-//! is compared. Otherwise everything is: no other row proves anything of those below it. What was
+//! is compared. It agrees if the message there has the same id and was stored at the same time: a
+//! lost message that was published again may have its old sequence once more, with others below it
+//! than before. Otherwise everything is compared: no other row proves anything of those below it. What was
 //! published since the loss agrees, and a stream that was lost once more before a walk had ended
 //! has rows of the stream between below it, however many agree in a row. It moves after the walk,
 //! in the database, so a walk that dies is repeated; and it moves only if the stream stayed the
@@ -20,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     Link,
     nats::{error::BrokerError, link::StreamState},
-    store::engine::{Failure, Generation, Mark, Outbox},
+    store::engine::{Failure, Generation, Mark, Outbox, Place},
     store::postgres::partitions::time_of,
 };
 
@@ -37,11 +39,8 @@ pub(crate) trait Stream: Sync {
     /// Its extent.
     fn state(&self) -> impl Future<Output = Result<StreamState, BrokerError>> + Send;
 
-    /// The id of the message at a sequence, if there is one.
-    fn id_at(
-        &self,
-        sequence: u64,
-    ) -> impl Future<Output = Result<Option<Uuid>, BrokerError>> + Send;
+    /// The message at a sequence, if there is one.
+    fn at(&self, sequence: u64) -> impl Future<Output = Result<Option<Place>, BrokerError>> + Send;
 
     /// The ids of its messages from one sequence to another.
     fn ids(
@@ -60,8 +59,8 @@ impl Stream for Link {
         self.stream_state().await
     }
 
-    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
-        self.message_id_at(sequence).await
+    async fn at(&self, sequence: u64) -> Result<Option<Place>, BrokerError> {
+        self.place_at(sequence).await
     }
 
     async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {
@@ -87,16 +86,24 @@ pub(crate) async fn run<S: Stream>(
         Some(place) if walk.agrees(place).await? => Some(place),
         Some(_) => None,
     };
-    let (place, lost) = walk.up(base, is_another).await?;
+    let (last, lost) = walk.up(base.map(|place| place.mark), is_another).await?;
+    let place = match last {
+        Some(last) if base.is_none_or(|base| base.mark != last) => Some(walk.place_of(last).await?),
+        _ => base,
+    };
     // A stream that was rolled back or created again during the walk was compared in two states.
     let now = link.state().await?;
     if link.epoch() != epoch || !now.continues(&walk.stream) {
-        return Err(Failure::Unavailable("the stream changed during the comparison".into()));
+        return Err(has_changed());
     }
     if place != verified && !outbox.set_verified(place, of).await? {
         return Err(Failure::Unavailable("another instance has begun a comparison".into()));
     }
     Ok(lost)
+}
+
+fn has_changed() -> Failure {
+    Failure::Unavailable("the stream changed during the comparison".into())
 }
 
 struct Walk<'a, S> {
@@ -119,13 +126,18 @@ impl<S: Stream> Walk<'_, S> {
         Ok(ties.any(|row| there.get(&row.sequence) != Some(&row.id) && !self.is_too_old(row)))
     }
 
-    /// Whether the message is where its mark says. One that has aged out counts as there.
-    async fn agrees(&self, mark: Mark) -> Result<bool, Failure> {
-        if self.has_aged_out(&mark) {
+    /// Whether the message is still where it was stored. One that has aged out counts as there.
+    async fn agrees(&self, place: Place) -> Result<bool, Failure> {
+        if self.has_aged_out(&place.mark) {
             return Ok(true);
         }
-        let there = self.link.id_at(mark.sequence).await?;
-        Ok(there == Some(mark.id))
+        Ok(self.link.at(place.mark.sequence).await? == Some(place))
+    }
+
+    /// Where the stream has a message that has just agreed.
+    async fn place_of(&self, mark: Mark) -> Result<Place, Failure> {
+        let there = self.link.at(mark.sequence).await?.filter(|place| place.mark == mark);
+        there.ok_or_else(has_changed)
     }
 
     /// Compares every marked row above a position. Returns the last that agrees, and how many were

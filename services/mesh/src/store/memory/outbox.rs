@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     outbound::message::Message,
-    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox},
+    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox, Place},
     store::postgres::{
         outbox::{LEASE_SECS, PUT_OFF_SECS, PUT_OFF_SECS_MAX},
         partitions::time_of,
@@ -117,11 +117,11 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(marks)
     }
 
-    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+    async fn verified(&self) -> Result<Option<Place>, Failure> {
         Ok(self.database.kept.lock().await.verified)
     }
 
-    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure> {
+    async fn set_verified(&self, place: Option<Place>, of: Generation) -> Result<bool, Failure> {
         self.database.spend()?;
         let mut kept = self.database.kept.lock().await;
         let is_current = kept.generation == of;

@@ -12,6 +12,7 @@ use crate::{
     inbound::agreement::check::{Consumed, Standing},
     nats::{error::BrokerError, link::StreamState},
     outbound::publisher::verify,
+    store::engine::{Mark, Place},
 };
 
 /// A stream of the simulated broker.
@@ -26,8 +27,8 @@ pub trait Shelf: Sync {
     fn max_age_secs(&self) -> i64;
     /// When it was created.
     fn made_at(&self) -> Timestamp;
-    /// The id of the message at a sequence, if there is one.
-    fn id_at(&self, sequence: u64) -> Option<Uuid>;
+    /// The message at a sequence, if there is one: its id, and when it was stored.
+    fn at(&self, sequence: u64) -> Option<(Uuid, Timestamp)>;
 }
 
 /// A stream that a service consumes, and its consumer of it.
@@ -73,7 +74,7 @@ fn state_of(stream: &impl Shelf) -> StreamState {
 
 fn ids_of(stream: &impl Shelf, from: u64, to: u64) -> HashMap<u64, Uuid> {
     let to = to.min(stream.last_sequence());
-    (from..=to).filter_map(|at| Some((at, stream.id_at(at)?))).collect()
+    (from..=to).filter_map(|at| Some((at, stream.at(at)?.0))).collect()
 }
 
 impl<S: Shelf> verify::Stream for Read<'_, S> {
@@ -85,8 +86,9 @@ impl<S: Shelf> verify::Stream for Read<'_, S> {
         Ok(state_of(self.0))
     }
 
-    async fn id_at(&self, sequence: u64) -> Result<Option<Uuid>, BrokerError> {
-        Ok(self.0.id_at(sequence))
+    async fn at(&self, sequence: u64) -> Result<Option<Place>, BrokerError> {
+        let place = |(id, stored_at)| Place { mark: Mark { id, sequence }, stored_at };
+        Ok(self.0.at(sequence).map(place))
     }
 
     async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {

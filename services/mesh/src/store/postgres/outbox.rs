@@ -4,12 +4,13 @@
 use async_trait::async_trait;
 use events::Timestamp;
 use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{ANSWER_TIMEOUT, Database, partitions};
 use crate::{
     outbound::message::Message,
-    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox},
+    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox, Place},
 };
 
 /// The lease of a new message, for the publisher that it was handed to in memory, and of a swept
@@ -189,18 +190,24 @@ impl Outbox for Database {
         .await
     }
 
-    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+    async fn verified(&self) -> Result<Option<Place>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
-            let row: Option<(Uuid, i64)> =
-                sqlx::query_as("select message_id, stream_seq from mesh.verified")
-                    .fetch_optional(&self.pool)
-                    .await?;
-            Ok(row.map(mark))
+            // A row without a time is of an earlier version, and proves nothing.
+            let row: Option<(Uuid, i64, OffsetDateTime)> = sqlx::query_as(
+                "select message_id, stream_seq, stored_at from mesh.verified
+                 where stored_at is not null",
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(|(id, sequence, at)| Place {
+                mark: mark((id, sequence)),
+                stored_at: at.into(),
+            }))
         })
         .await
     }
 
-    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure> {
+    async fn set_verified(&self, place: Option<Place>, of: Generation) -> Result<bool, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
             let mut tx = self.pool.begin().await?;
             if !is_current(&mut tx, of).await? {
@@ -209,12 +216,15 @@ impl Outbox for Database {
             let statement = match place {
                 None => sqlx::query("delete from mesh.verified"),
                 Some(place) => sqlx::query(
-                    "insert into mesh.verified (stream_seq, message_id) values ($1, $2)
+                    "insert into mesh.verified (stream_seq, message_id, stored_at)
+                     values ($1, $2, $3)
                      on conflict (is_only) do update
-                     set stream_seq = excluded.stream_seq, message_id = excluded.message_id",
+                     set stream_seq = excluded.stream_seq, message_id = excluded.message_id,
+                         stored_at = excluded.stored_at",
                 )
-                .bind(place.sequence as i64)
-                .bind(place.id),
+                .bind(place.mark.sequence as i64)
+                .bind(place.mark.id)
+                .bind(place.stored_at.0),
             };
             statement.execute(&mut *tx).await?;
             tx.commit().await?;

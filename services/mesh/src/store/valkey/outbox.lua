@@ -6,7 +6,8 @@
 --   outbox:marks     zset  ids of messages with a mark, by their sequence in the stream
 --   outbox:sent      zset  the same ones, by the time they were emitted
 --   outbox:generation      the generation of marks that was begun last
---   outbox:verified  text  the position up to which outbox and stream agree: `<sequence> <id>`
+--   outbox:verified  text  the position up to which outbox and stream agree: sequence, id, and
+--                          when the stream stored that message
 
 local SECOND = 1000000
 -- The lease of a new message, for the publisher that has it in memory, and of a swept one, for

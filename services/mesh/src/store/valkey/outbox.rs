@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     outbound::message::Message,
-    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox},
+    store::engine::{Backlog, Failure, Gap, Generation, Mark, Outbox, Place},
 };
 
 /// How long a published message is kept, in case the broker loses it: a day longer than its
@@ -104,15 +104,21 @@ impl Outbox for Keyspace {
         self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
     }
 
-    async fn verified(&self) -> Result<Option<Mark>, Failure> {
+    async fn verified(&self) -> Result<Option<Place>, Failure> {
         let place = self.load(VERIFIED).await?;
-        let Some((sequence, id)) = place.split_once(' ') else { return Ok(None) };
-        let sequence = sequence.parse().map_err(|_| Failure::Refused(place.clone()))?;
-        Ok(Some(Mark { id: id_of(id)?, sequence }))
+        let words: Vec<&str> = place.split(' ').collect();
+        // A text without a time is of an earlier version, and proves nothing.
+        let [sequence, id, at] = words[..] else { return Ok(None) };
+        let refused = || Failure::Refused(format!("`{place}` is not a place"));
+        let sequence = sequence.parse().map_err(|_| refused())?;
+        let stored_at = at.parse().map_err(|_| refused())?;
+        Ok(Some(Place { mark: Mark { id: id_of(id)?, sequence }, stored_at }))
     }
 
-    async fn set_verified(&self, place: Option<Mark>, of: Generation) -> Result<bool, Failure> {
-        let place = place.map(|Mark { id, sequence }| format!("{sequence} {id}"));
+    async fn set_verified(&self, place: Option<Place>, of: Generation) -> Result<bool, Failure> {
+        let place = place.map(|Place { mark: Mark { id, sequence }, stored_at }| {
+            format!("{sequence} {id} {stored_at}")
+        });
         let words = [of.0.to_string(), place.unwrap_or_default()];
         Ok(self.serve("set_verified", &words[..]).await?.take::<u64>()? > 0)
     }

@@ -24,7 +24,9 @@ use crate::{
     clock,
     outbound::message::{MESSAGE_EVENTS_MAX, unpack},
     parked::{Parked, ParkedState},
-    store::engine::{Engine, Generation, Mark, Outbox, Parking, Retried, Show, Verdict, Which},
+    store::engine::{
+        Engine, Generation, Mark, Outbox, Parking, Place, Retried, Show, Verdict, Which,
+    },
     testkit::OwnValkey,
     trace::{Span, TraceParent},
 };
@@ -444,8 +446,9 @@ async fn a_new_message_is_swept_only_when_its_lease_has_run_out_without_a_mark()
     }
     assert_eq!(harness.valkey.sweep(2).await.unwrap().len(), 2);
     assert_eq!(harness.valkey.verified().await.unwrap(), None);
-    harness.valkey.set_verified(Some(first), Generation::default()).await.unwrap();
-    assert_eq!(harness.valkey.verified().await.unwrap(), Some(first));
+    let place = Place { mark: first, stored_at: crate::clock::now() };
+    harness.valkey.set_verified(Some(place), Generation::default()).await.unwrap();
+    assert_eq!(harness.valkey.verified().await.unwrap(), Some(place));
     harness.valkey.set_verified(None, Generation::default()).await.unwrap();
     assert_eq!(harness.valkey.verified().await.unwrap(), None);
 }
