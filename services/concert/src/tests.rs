@@ -3,4 +3,5 @@
 mod fences;
 mod harness;
 mod history;
+mod lockstep;
 mod replay;

@@ -4,5 +4,7 @@ mod handling;
 mod harness;
 mod holds;
 mod line;
+mod lockstep;
+mod model;
 mod seats;
 mod store;

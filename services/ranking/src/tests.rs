@@ -2,6 +2,7 @@
 
 mod handling;
 mod harness;
+mod lockstep;
 mod replay;
 mod sell_out;
 mod windows;

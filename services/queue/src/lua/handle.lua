@@ -105,9 +105,7 @@ end
 function writes.bring_back(schedule, fan, reservation, payment, requested_at)
   local holds = holds_of(schedule, fan)
   end_hold(holds, reservation)
-  if conclude(schedule, fan, holds) then
-    return
-  end
+  settle(schedule, fan, holds)
   local room, place = room_of(schedule), place_of(schedule, fan)
   if not room or not place or is_over(room) or payment <= place.payment then
     return

@@ -199,6 +199,19 @@ async fn a_fan_who_entered_again_at_the_end_is_moved_to_the_front() {
 }
 
 #[tokio::test]
+async fn a_hold_that_is_gone_keeps_no_place_also_when_its_fan_is_not_returned() {
+    let mut harness = Harness::open().await;
+    harness.admit(1).await;
+    harness.handle(created(1, fan(0), 400_000), 2_000).await;
+    harness.emitted().await;
+    // The payment was requested under an earlier place.
+    harness.handle(failed(1, fan(0), HoldGone, -1_000), 3_000).await;
+    assert_eq!(harness.emitted().await, []);
+    harness.tick(61_500).await;
+    assert_eq!(harness.names().await, ["expired 0 timeout"]);
+}
+
+#[tokio::test]
 async fn a_fan_who_left_bought_or_was_admitted_again_is_not_returned() {
     let mut harness = Harness::open().await;
     harness.admit(3).await;
