@@ -203,6 +203,21 @@ async fn two_losses(reorder: impl Fn(&mut Vec<Uuid>)) {
     env.ends_whole().await;
 }
 
+/// One of them compares at a time; the other one waits, and has nothing left to complain of then.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_instances_that_lose_the_stream_both_are_ready_again_and_nothing_is_lost() {
+    let env = Environment::set().await;
+    let other = env.another().await;
+    env.emit(3);
+    env.emitted(1_500).await;
+    env.wipe().await;
+    env.is_restored().await;
+    let health = other.health();
+    eventually("both are ready", async || health.is_ready() && env.is_ready()).await;
+    other.stop().await;
+    env.ends_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_more_than_ten_thousand_rows_is_published() {
     let mut env = Environment::set().await;

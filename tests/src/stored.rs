@@ -16,23 +16,24 @@ use crate::mesh::{Mesh, SOON};
 /// Rows and digest of each table, and of each kind of key in Valkey.
 pub type Stored = BTreeMap<String, (i64, String)>;
 
-/// The tables, without those that only say how far publishers and readers have come, and which
-/// migrations were applied.
+/// The tables, without those that only say how far publishers and readers have come, who compares
+/// outbox and stream, and which migrations were applied.
 const TABLES: &str = "select n.nspname, c.relname from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ('public', 'mesh')
-      and c.relname not in ('verified', 'positions', 'reached', '_sqlx_migrations')";
+      and c.relname not in ('verified', 'comparison', 'positions', 'reached', '_sqlx_migrations')";
 /// Columns of the mesh's own rows that follow the clock: marks, leases, and how often something
 /// was refused or tried.
 const OF_THE_CLOCK: &str =
     "array['stream_seq', 'leased_until', 'refusals', 'due_at', 'attempts', 'unsettled']";
 /// The mesh's keys in Valkey that follow the clock.
-const KEYS_OF_THE_CLOCK: [&str; 6] = [
+const KEYS_OF_THE_CLOCK: [&str; 7] = [
     "outbox:waiting",
     "outbox:unsent",
     "outbox:marks",
     "outbox:sent",
-    "outbox:verified",
+    "outbox:agreed",
+    "outbox:comparison",
     "parked:due",
 ];
 const UNPUBLISHED: &str = "select count(*) from mesh.outbox where stream_seq is null";

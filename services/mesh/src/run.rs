@@ -11,6 +11,7 @@ use events::user::Role;
 use tokio::sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::{
     Allow, Kept, Link, MeshClient, Meta, Service, Wiring,
@@ -280,6 +281,7 @@ fn start_publisher(running: &Running, engine: &Arc<dyn Engine>, handed: Handed) 
         handed: Arc::new(Mutex::new(handed)),
         health: running.health.clone(),
         failpoints: engine.store().failpoints(),
+        instance: Uuid::now_v7(),
     });
     let stop = running.publisher_stop.clone();
     running.outputs.keep(running.name(), "publisher", stop.clone(), move || {

@@ -165,9 +165,18 @@ impl Environment {
 
     /// Starts the service that emits.
     pub async fn start(&mut self) {
+        self.emitter = Some(self.another().await);
+    }
+
+    /// Another instance of the service that emits.
+    pub async fn another(&self) -> Running {
         let url = self.servers.database_url(EMITTER);
         let engine = Arc::new(Postgres::new(&url, self.pace.clone()).unwrap());
-        self.emitter = Some(mesh::start(emitter(), engine, self.link(EMITTER).await));
+        mesh::start(emitter(), engine, self.link(EMITTER).await)
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.emitter.as_ref().expect("it runs").health().is_ready()
     }
 
     /// Kills the service that emits.

@@ -10,7 +10,9 @@ use events::Timestamp;
 use futures::StreamExt;
 use uuid::Uuid;
 
-use super::stored_event::{EVENTS_A_SEQUENCE, STREAM_SEQ, SUBJECT, StoredEvent, StoredMessage};
+use super::stored_event::{
+    EVENTS_A_SEQUENCE, STREAM_SEQ, SUBJECT, StoredEvent, StoredMessage, TIME_STAMP,
+};
 use crate::{
     ConsumerState, Link, MeshClient,
     deadline::within,
@@ -178,24 +180,13 @@ impl Link {
         Ok(messages)
     }
 
-    /// The message at a sequence of the service's own stream; `None` when there is none.
-    pub(crate) async fn place_at(&self, sequence: u64) -> Result<Option<Place>, BrokerError> {
-        let messages = self.stored(&stream_of(self.service()), sequence.max(1), 1).await?;
-        let place = |message: &Message| {
-            let StoredMessage { sequence, id, stored_at, .. } = StoredMessage::of(message);
-            Some(Place { mark: Mark { id, sequence }, stored_at: stored_at? })
-        };
-        let found = messages.first().and_then(place);
-        Ok(found.filter(|place| place.mark.sequence == sequence))
-    }
-
-    /// The ids of the service's own messages from one sequence to another.
-    pub(crate) async fn message_ids(
+    /// The service's own messages from one sequence to another, by sequence.
+    pub(crate) async fn places(
         &self,
         from: u64,
         to: u64,
-    ) -> Result<HashMap<u64, Uuid>, BrokerError> {
-        self.ids_of(&stream_of(self.service()), from, to).await
+    ) -> Result<HashMap<u64, Place>, BrokerError> {
+        self.places_of(&stream_of(self.service()), from, to).await
     }
 
     /// The subjects of a stream's messages from one sequence to another, of as many messages as
@@ -221,29 +212,34 @@ impl Link {
         Ok(messages.iter().filter(is_in).filter_map(|message| header(message, SUBJECT)).collect())
     }
 
-    /// The ids of a stream's messages from one sequence to another.
+    /// The ids of a stream's messages from one sequence to another, by sequence.
     pub(crate) async fn ids_of(
         &self,
         stream: &str,
         from: u64,
         to: u64,
     ) -> Result<HashMap<u64, Uuid>, BrokerError> {
-        let (mut ids, mut from) = (HashMap::new(), from.max(1));
+        let places = self.places_of(stream, from, to).await?;
+        Ok(places.into_iter().map(|(sequence, place)| (sequence, place.mark.id)).collect())
+    }
+
+    /// A stream's messages from one sequence to another, by sequence.
+    async fn places_of(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<HashMap<u64, Place>, BrokerError> {
+        let (mut places, mut from) = (HashMap::new(), from.max(1));
         while from <= to {
             let limit = usize::try_from(to - from + 1).unwrap_or(STORED_MESSAGES_MAX);
             let messages = self.stored(stream, from, limit).await?;
             let Some(last) = messages.last() else { break };
-            let position = |message: &Message| {
-                let map = message.headers.as_ref()?;
-                let seq = map.get(STREAM_SEQ)?.as_str().parse().ok()?;
-                let id = map.get(NATS_MESSAGE_ID).and_then(|id| id.as_str().parse().ok());
-                Some((seq, id.unwrap_or_default()))
-            };
-            let reached = position(last).map_or(to, |(seq, _): (u64, Uuid)| seq);
-            ids.extend(messages.iter().filter_map(position));
-            from = reached + 1;
+            from = place_of(last).map_or(to, |place| place.mark.sequence) + 1;
+            let found = messages.iter().filter_map(place_of);
+            places.extend(found.map(|place| (place.mark.sequence, place)));
         }
-        Ok(ids)
+        Ok(places)
     }
 
     /// Requests stored messages from JetStream; any replica answers, message by message.
@@ -261,6 +257,15 @@ impl Link {
         self.publish(subject, Some(inbox), HeaderMap::new(), query.into()).await?;
         Ok(replies)
     }
+}
+
+/// The place of a stored message, by its headers alone. One without an id has a nil one.
+fn place_of(message: &Message) -> Option<Place> {
+    let map = message.headers.as_ref()?;
+    let sequence = map.get(STREAM_SEQ)?.as_str().parse().ok()?;
+    let id = map.get(NATS_MESSAGE_ID).and_then(|id| id.as_str().parse().ok());
+    let stored_at = map.get(TIME_STAMP)?.as_str().parse().ok()?;
+    Some(Place { mark: Mark { id: id.unwrap_or_default(), sequence }, stored_at })
 }
 
 /// The next stored message; `None` at the end of the read, or when there is no message at all.

@@ -17,7 +17,7 @@ pub(crate) const LIVE: &str = "live.";
 /// stored.
 pub(super) const STREAM_SEQ: &str = "Nats-Sequence";
 pub(super) const SUBJECT: &str = "Nats-Subject";
-const TIME_STAMP: &str = "Nats-Time-Stamp";
+pub(super) const TIME_STAMP: &str = "Nats-Time-Stamp";
 
 /// A stored message.
 #[derive(Debug, Clone)]

@@ -75,13 +75,16 @@ pub(crate) struct Publisher {
     pub(crate) handed: Arc<Mutex<Handed>>,
     pub(crate) health: Health,
     pub(crate) failpoints: Arc<Failpoints>,
+    /// Distinguishes this instance from others of the service while outbox and stream are compared.
+    pub(crate) instance: uuid::Uuid,
 }
 
 /// A message in flight, until its acknowledgement.
 type Sent<'a> = Pin<Box<dyn Future<Output = Ended> + Send + 'a>>;
 
 /// A running comparison: its result, and the epoch of its connection.
-type Verifying<'a> = Pin<Box<dyn Future<Output = (Result<Compared, Failure>, u64)> + Send + 'a>>;
+type Verifying<'a> =
+    Pin<Box<dyn Future<Output = (Result<Option<Compared>, Failure>, u64)> + Send + 'a>>;
 
 /// The result of a comparison of outbox, stream and consumers.
 struct Compared {
@@ -258,7 +261,8 @@ impl Publisher {
 
     /// Whether the broker has the message at the sequence that it names for a duplicate.
     async fn is_there(&self, id: uuid::Uuid, sequence: u64) -> bool {
-        matches!(self.link.place_at(sequence).await, Ok(Some(there)) if there.mark.id == id)
+        let there = self.link.places(sequence, sequence).await;
+        there.is_ok_and(|there| there.get(&sequence).is_some_and(|place| place.mark.id == id))
     }
 
     /// Publishes a message that the stream has dropped, but whose id the broker remembers and
@@ -386,18 +390,33 @@ impl Publisher {
         if has_begun && self.link.is_connected() {
             run.is_in_doubt = false;
             let before = run.floors.clone();
-            run.verifying.push(Box::pin(async move { (self.compare(before).await, epoch) }));
+            run.verifying.push(Box::pin(async move { (self.compare_alone(before).await, epoch) }));
         }
     }
 
+    /// Compares, unless another instance does: when the broker has just come back, all of them would
+    /// read the same, and wait for each other's rows. `None` then, and when another instance has
+    /// connected meanwhile, so that this comparison does not count.
+    async fn compare_alone(&self, before: missed::Floors) -> Result<Option<Compared>, Failure> {
+        let store = self.engine.store();
+        if !store.lease_comparison(self.instance, verify::LEASE).await? {
+            return Ok(None);
+        }
+        let compared = self.compare(before).await;
+        // Where this fails, the lease ends by itself.
+        let _ = store.release_comparison(self.instance).await;
+        compared
+    }
+
     /// Compares outbox and stream, and then the stream and what its consumers have taken in.
-    async fn compare(&self, before: missed::Floors) -> Result<Compared, Failure> {
+    async fn compare(&self, before: missed::Floors) -> Result<Option<Compared>, Failure> {
         // Whichever instance has begun it: all that is compared is read after it.
         let of = self.engine.store().generation().await?;
-        let lost = verify::run(self.engine.store(), &self.link, of).await?;
+        let lost = verify::run(self.engine.store(), &self.link, of, self.instance).await?;
+        let Some(lost) = lost else { return Ok(None) };
         self.forget_what_others_published().await;
         let floors = missed::run(self.engine.store(), &self.link, &self.health, before).await?;
-        Ok(Compared { lost, floors })
+        Ok(Some(Compared { lost, floors }))
     }
 
     /// Another instance may have published what this one could not.
@@ -410,9 +429,15 @@ impl Publisher {
     }
 
     /// Takes in the result of a comparison. A server that is away is reported elsewhere.
-    fn verified(&self, run: &mut Run<'_>, verified: Result<Compared, Failure>, epoch: u64) {
-        match verified {
-            Ok(Compared { lost, floors }) => {
+    fn verified(&self, run: &mut Run<'_>, of: Result<Option<Compared>, Failure>, epoch: u64) {
+        match of {
+            // What this instance doubts, it still has to look at: the other may have begun before.
+            Ok(None) => {
+                run.is_in_doubt = true;
+                run.verify_at = Instant::now() + VERIFY_RETRY;
+                self.health.clear_fault(&Part::Comparison);
+            }
+            Ok(Some(Compared { lost, floors })) => {
                 run.floors = floors;
                 run.verified_epoch = Some(epoch);
                 run.verified_at = Instant::now();

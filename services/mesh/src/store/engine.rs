@@ -141,6 +141,13 @@ pub trait Outbox: Send + Sync {
     /// Up to `most` marks above a sequence, ascending.
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure>;
 
+    /// Leases the comparison of outbox and stream to an instance, or prolongs its lease; `false`
+    /// while another instance has it. The lease goes by the store's clock.
+    async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure>;
+
+    /// Ends the lease of an instance, if it has it.
+    async fn release_comparison(&self, instance: Uuid) -> Result<(), Failure>;
+
     /// The position up to which outbox and stream were verified to agree; `None` at the very
     /// beginning.
     async fn verified(&self) -> Result<Option<Place>, Failure>;

@@ -24,6 +24,7 @@ use std::{
     },
 };
 
+use events::Timestamp;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -141,6 +142,8 @@ struct Kept<B: InMemory> {
     answers: BTreeMap<[u8; 32], KeptAnswer>,
     outbox: BTreeMap<Uuid, rows::Row>,
     verified: Option<Place>,
+    /// The instance that compares outbox and stream, and until when.
+    comparison: Option<(Uuid, Timestamp)>,
     generation: Generation,
     parked: table::Table,
     /// The highest messages taken in from each stream, ascending.
@@ -155,6 +158,7 @@ impl<B: InMemory> Default for Kept<B> {
             answers: BTreeMap::new(),
             outbox: BTreeMap::new(),
             verified: None,
+            comparison: None,
             generation: Generation::default(),
             parked: table::Table::default(),
             reached: BTreeMap::new(),

@@ -53,7 +53,7 @@ pub static MESH_MIGRATIONS: Migrations = crate::migrations![
     "mesh/0001_mesh.sql",
     "mesh/0002_reached.sql",
     "mesh/0003_generation.sql",
-    "mesh/0004_verified_at.sql"
+    "mesh/0004_comparison.sql"
 ];
 
 /// Connections of one service: two batch workers, its queries, timers and housekeeping.

@@ -123,6 +123,7 @@ conformance! {
         a_refused_message_backs_off_alone,
         marks_are_read_across_equal_sequences_and_page_ends,
         the_verified_position_is_kept,
+        one_instance_at_a_time_compares_outbox_and_stream,
         a_mark_of_an_earlier_generation_is_not_written,
         the_backlog_is_counted_in_events;
 }

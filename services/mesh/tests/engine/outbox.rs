@@ -1,6 +1,9 @@
 //! The outbox, as the publisher uses it.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use mesh::engine::{Engine, Gap, Generation, Mark, Place};
 use uuid::Uuid;
@@ -235,6 +238,25 @@ pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
         harness.restart();
         assert_eq!(harness.engine.store().verified().await.unwrap(), place);
     }
+}
+
+pub async fn one_instance_at_a_time_compares_outbox_and_stream<S: Store>(harness: Harness<S>) {
+    let engines = [harness.store.engine(), harness.store.engine()];
+    let instances = [Uuid::now_v7(), Uuid::now_v7()];
+    let lease = async |of: usize, lease: Duration| {
+        engines[of].store().lease_comparison(instances[of], lease).await.unwrap()
+    };
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(200));
+    assert!(lease(0, long).await);
+    assert!(!lease(1, long).await, "the first has it");
+    engines[1].store().release_comparison(instances[1]).await.unwrap();
+    assert!(!lease(1, long).await, "it was not for the second to release");
+    assert!(lease(0, long).await, "the first prolongs it");
+    engines[0].store().release_comparison(instances[0]).await.unwrap();
+    // The second one dies with it.
+    assert!(lease(1, short).await, "it is free");
+    eventually("its lease is over", || async { lease(0, long).await.then_some(()) }).await;
+    assert!(!lease(1, long).await, "it is the first one's again");
 }
 
 pub async fn a_mark_of_an_earlier_generation_is_not_written<S: Store>(harness: Harness<S>) {

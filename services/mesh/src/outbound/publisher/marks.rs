@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
-use uuid::Uuid;
-
 use super::{Publisher, Run};
 use crate::{
     failpoint::crash::{Step, reach},
-    store::engine::{Failure, Generation, Mark},
+    store::engine::{Failure, Generation, Mark, Place},
 };
 
 impl Publisher {
@@ -60,7 +58,7 @@ impl Publisher {
             return Ok(());
         };
         // The marks are lost when the broker does not answer, which only repeats the messages.
-        let there = self.link.message_ids(first, last).await?;
+        let there = self.link.places(first, last).await?;
         let marks = of_those_there(marks, &there);
         if !marks.is_empty() {
             self.engine.store().mark(&marks, generation).await?;
@@ -74,22 +72,25 @@ fn of_connection(marks: Vec<(Mark, u64)>, epoch: u64) -> Vec<Mark> {
     marks.into_iter().filter(|(_, of)| *of == epoch).map(|(mark, _)| mark).collect()
 }
 
-/// The marks of messages that a stream has at their sequences; `there` are its ids by sequence.
-fn of_those_there(mut marks: Vec<Mark>, there: &HashMap<u64, Uuid>) -> Vec<Mark> {
-    marks.retain(|mark| there.get(&mark.sequence) == Some(&mark.id));
+/// The marks of messages that a stream has at their sequences; `there` are its messages.
+fn of_those_there(mut marks: Vec<Mark>, there: &HashMap<u64, Place>) -> Vec<Mark> {
+    marks.retain(|mark| there.get(&mark.sequence).is_some_and(|place| place.mark == *mark));
     marks
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn only_a_message_that_the_stream_has_itself_is_marked_in_a_newer_generation() {
         let mark = |sequence| Mark { id: Uuid::now_v7(), sequence };
         let [there, replaced, lost] = [mark(5), mark(6), mark(7)];
-        let ids = HashMap::from([(5, there.id), (6, Uuid::now_v7())]);
-        assert_eq!(of_those_there(vec![there, replaced, lost], &ids), [there]);
+        let stored = |mark: Mark| (mark.sequence, Place { mark, stored_at: crate::clock::now() });
+        let stream = HashMap::from([stored(there), stored(mark(6))]);
+        assert_eq!(of_those_there(vec![there, replaced, lost], &stream), [there]);
     }
 
     #[test]

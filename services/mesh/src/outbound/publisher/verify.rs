@@ -6,16 +6,20 @@
 //! in the stream if the message at its sequence has its id.
 //!
 //! `verified` is a position up to which outbox and stream agreed. Streams lose their tails, or
-//! everything, so while that position agrees, everything below it does, and only what is above
-//! is compared. It agrees if the message there has the same id and was stored at the same time: a
-//! lost message that was published again may have its old sequence once more, with others below it
-//! than before. Otherwise everything is compared: no other row proves anything of those below it. What was
-//! published since the loss agrees, and a stream that was lost once more before a walk had ended
-//! has rows of the stream between below it, however many agree in a row. It moves after the walk,
-//! in the database, so a walk that dies is repeated; and it moves only if the stream stayed the
-//! same one throughout.
+//! everything. So while that position agrees, everything below it does, and only what is above is
+//! compared. The position agrees if the message there has the same id and was stored at the same
+//! time. A lost message that was published again may have its old sequence once more, with others
+//! below it than before.
+//!
+//! When the position does not agree, everything is compared. No other row proves anything of those
+//! below it: what was published since the loss agrees too. A stream that is lost once more before a
+//! walk has ended has rows of the stream between, however many agree in a row above them.
+//!
+//! The position moves after the walk, in the database, so a walk that dies is repeated. It moves
+//! only if the stream stayed the same one throughout. One instance at a time compares; a lease says
+//! which. The lease only saves work, and nothing depends on it.
 
-use std::{collections::HashMap, future::Future};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use uuid::Uuid;
 
@@ -26,6 +30,9 @@ use crate::{
     store::postgres::partitions::time_of,
 };
 
+/// How long an instance has the comparison to itself; it prolongs its lease with each page. An
+/// instance that dies delays the next comparison by so long, and the pause before a retry.
+pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// Rows compared at a time.
 const PAGE: usize = 500;
 /// Rows that claim one sequence and are checked together.
@@ -39,15 +46,12 @@ pub(crate) trait Stream: Sync {
     /// Its extent.
     fn state(&self) -> impl Future<Output = Result<StreamState, BrokerError>> + Send;
 
-    /// The message at a sequence, if there is one.
-    fn at(&self, sequence: u64) -> impl Future<Output = Result<Option<Place>, BrokerError>> + Send;
-
-    /// The ids of its messages from one sequence to another.
-    fn ids(
+    /// Its messages from one sequence to another, by sequence.
+    fn places(
         &self,
         from: u64,
         to: u64,
-    ) -> impl Future<Output = Result<HashMap<u64, Uuid>, BrokerError>> + Send;
+    ) -> impl Future<Output = Result<HashMap<u64, Place>, BrokerError>> + Send;
 }
 
 impl Stream for Link {
@@ -59,26 +63,24 @@ impl Stream for Link {
         self.stream_state().await
     }
 
-    async fn at(&self, sequence: u64) -> Result<Option<Place>, BrokerError> {
-        self.place_at(sequence).await
-    }
-
-    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {
-        self.message_ids(from, to).await
+    async fn places(&self, from: u64, to: u64) -> Result<HashMap<u64, Place>, BrokerError> {
+        self.places(from, to).await
     }
 }
 
 /// Compares outbox and stream, clears the marks of lost messages, and moves `verified`. Returns
-/// how many messages were lost. `of` is the generation of marks on this connection.
+/// how many messages were lost, or `None` when a later generation of marks has begun meanwhile, so
+/// that it does not count. `of` is the generation that it belongs to; `instance` has the lease.
 pub(crate) async fn run<S: Stream>(
     outbox: &dyn Outbox,
     link: &S,
     of: Generation,
-) -> Result<usize, Failure> {
+    instance: Uuid,
+) -> Result<Option<usize>, Failure> {
     let epoch = link.epoch();
     let stream = link.state().await?;
     let verified = outbox.verified().await?;
-    let walk = Walk { outbox, link, stream };
+    let walk = Walk { outbox, link, stream, instance };
     let is_another = walk.is_another().await?;
     let base = match verified {
         _ if is_another => None,
@@ -86,30 +88,21 @@ pub(crate) async fn run<S: Stream>(
         Some(place) if walk.agrees(place).await? => Some(place),
         Some(_) => None,
     };
-    let (last, lost) = walk.up(base.map(|place| place.mark), is_another).await?;
-    let place = match last {
-        Some(last) if base.is_none_or(|base| base.mark != last) => Some(walk.place_of(last).await?),
-        _ => base,
-    };
+    let (place, lost) = walk.up(base, is_another).await?;
     // A stream that was rolled back or created again during the walk was compared in two states.
     let now = link.state().await?;
     if link.epoch() != epoch || !now.continues(&walk.stream) {
-        return Err(has_changed());
+        return Err(Failure::Unavailable("the stream changed during the comparison".into()));
     }
-    if place != verified && !outbox.set_verified(place, of).await? {
-        return Err(Failure::Unavailable("another instance has begun a comparison".into()));
-    }
-    Ok(lost)
-}
-
-fn has_changed() -> Failure {
-    Failure::Unavailable("the stream changed during the comparison".into())
+    let counts = place == verified || outbox.set_verified(place, of).await?;
+    Ok(counts.then_some(lost))
 }
 
 struct Walk<'a, S> {
     outbox: &'a dyn Outbox,
     link: &'a S,
     stream: StreamState,
+    instance: Uuid,
 }
 
 impl<S: Stream> Walk<'_, S> {
@@ -121,9 +114,11 @@ impl<S: Stream> Walk<'_, S> {
         }
         let rows = self.outbox.marks_above(self.stream.first_sequence - 1, TIES).await?;
         let Some(first) = rows.first() else { return Ok(false) };
-        let there = self.ids(first.sequence, first.sequence).await?;
+        let there = self.places(first.sequence, first.sequence).await?;
         let mut ties = rows.iter().filter(|row| row.sequence == first.sequence);
-        Ok(ties.any(|row| there.get(&row.sequence) != Some(&row.id) && !self.is_too_old(row)))
+        let is_there =
+            |row: &Mark| there.get(&row.sequence).is_some_and(|place| place.mark == *row);
+        Ok(ties.any(|row| !is_there(row) && !self.is_too_old(row)))
     }
 
     /// Whether the message is still where it was stored. One that has aged out counts as there.
@@ -131,33 +126,29 @@ impl<S: Stream> Walk<'_, S> {
         if self.has_aged_out(&place.mark) {
             return Ok(true);
         }
-        Ok(self.link.at(place.mark.sequence).await? == Some(place))
-    }
-
-    /// Where the stream has a message that has just agreed.
-    async fn place_of(&self, mark: Mark) -> Result<Place, Failure> {
-        let there = self.link.at(mark.sequence).await?.filter(|place| place.mark == mark);
-        there.ok_or_else(has_changed)
+        let sequence = place.mark.sequence;
+        Ok(self.places(sequence, sequence).await?.get(&sequence) == Some(&place))
     }
 
     /// Compares every marked row above a position. Returns the last that agrees, and how many were
     /// lost.
     async fn up(
         &self,
-        base: Option<Mark>,
+        base: Option<Place>,
         is_another: bool,
-    ) -> Result<(Option<Mark>, usize), Failure> {
+    ) -> Result<(Option<Place>, usize), Failure> {
         let (mut place, mut count) = (base, 0);
         // There may be another row with the same sequence as the one that agrees.
-        let mut from = base.map_or(0, |base| base.sequence.saturating_sub(1));
+        let mut from = base.map_or(0, |base| base.mark.sequence.saturating_sub(1));
         loop {
             let page = self.outbox.marks_above(from, PAGE).await?;
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
-            let there = self.ids(first.sequence, last.sequence).await?;
+            let there = self.places(first.sequence, last.sequence).await?;
             let mut lost = Vec::new();
             for mark in &page {
-                if there.get(&mark.sequence) == Some(&mark.id) {
-                    place = Some(*mark);
+                let found = there.get(&mark.sequence).filter(|place| place.mark == *mark);
+                if found.is_some() {
+                    place = found.copied();
                 } else if !self.is_too_old(mark) && (is_another || !self.has_aged_out(mark)) {
                     lost.push(*mark);
                 }
@@ -166,6 +157,8 @@ impl<S: Stream> Walk<'_, S> {
                 self.outbox.unmark(&lost).await?;
                 count += lost.len();
             }
+            // A lease that was lost meanwhile is no reason to stop: it only saves work.
+            self.outbox.lease_comparison(self.instance, LEASE).await?;
             // A page never ends between rows that claim the same sequence.
             let is_full = page.len() == PAGE && first.sequence < last.sequence;
             from = if is_full { last.sequence - 1 } else { last.sequence };
@@ -187,8 +180,8 @@ impl<S: Stream> Walk<'_, S> {
         })
     }
 
-    /// The ids of the stream's messages from one sequence to another.
-    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, Failure> {
-        Ok(self.link.ids(from, to).await?)
+    /// The stream's messages from one sequence to another.
+    async fn places(&self, from: u64, to: u64) -> Result<HashMap<u64, Place>, Failure> {
+        Ok(self.link.places(from, to).await?)
     }
 }

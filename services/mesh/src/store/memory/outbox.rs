@@ -117,6 +117,22 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(marks)
     }
 
+    async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure> {
+        let now = crate::clock::now();
+        let mut kept = self.database.kept.lock().await;
+        let is_free = kept.comparison.is_none_or(|(has, until)| has == instance || until <= now);
+        if is_free {
+            kept.comparison = Some((instance, later(now, lease)));
+        }
+        Ok(is_free)
+    }
+
+    async fn release_comparison(&self, instance: Uuid) -> Result<(), Failure> {
+        let mut kept = self.database.kept.lock().await;
+        kept.comparison = kept.comparison.filter(|(has, _)| *has != instance);
+        Ok(())
+    }
+
     async fn verified(&self) -> Result<Option<Place>, Failure> {
         Ok(self.database.kept.lock().await.verified)
     }

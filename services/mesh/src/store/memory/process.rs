@@ -272,7 +272,9 @@ impl<B: InMemory> Process<B> {
     pub fn verify(&self, stream: &impl Shelf) -> Result<usize, Failure> {
         now(async {
             let of = self.engine.begin_generation().await?;
-            verify::run(&self.engine, &Read(stream), of).await
+            // A simulated service has one instance.
+            let lost = verify::run(&self.engine, &Read(stream), of, Uuid::nil()).await?;
+            lost.ok_or_else(|| Failure::Unavailable("a later generation has begun".into()))
         })
     }
 

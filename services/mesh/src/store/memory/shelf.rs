@@ -72,9 +72,12 @@ fn state_of(stream: &impl Shelf) -> StreamState {
     }
 }
 
-fn ids_of(stream: &impl Shelf, from: u64, to: u64) -> HashMap<u64, Uuid> {
-    let to = to.min(stream.last_sequence());
-    (from..=to).filter_map(|at| Some((at, stream.at(at)?.0))).collect()
+fn places_of(stream: &impl Shelf, from: u64, to: u64) -> HashMap<u64, Place> {
+    let place = |sequence| {
+        let (id, stored_at) = stream.at(sequence)?;
+        Some((sequence, Place { mark: Mark { id, sequence }, stored_at }))
+    };
+    (from..=to.min(stream.last_sequence())).filter_map(place).collect()
 }
 
 impl<S: Shelf> verify::Stream for Read<'_, S> {
@@ -86,13 +89,8 @@ impl<S: Shelf> verify::Stream for Read<'_, S> {
         Ok(state_of(self.0))
     }
 
-    async fn at(&self, sequence: u64) -> Result<Option<Place>, BrokerError> {
-        let place = |(id, stored_at)| Place { mark: Mark { id, sequence }, stored_at };
-        Ok(self.0.at(sequence).map(place))
-    }
-
-    async fn ids(&self, from: u64, to: u64) -> Result<HashMap<u64, Uuid>, BrokerError> {
-        Ok(ids_of(self.0, from, to))
+    async fn places(&self, from: u64, to: u64) -> Result<HashMap<u64, Place>, BrokerError> {
+        Ok(places_of(self.0, from, to))
     }
 }
 
@@ -107,7 +105,8 @@ impl<S: Shelf> Consumed for Own<'_, S> {
         from: u64,
         to: u64,
     ) -> Result<HashMap<u64, Uuid>, BrokerError> {
-        Ok(ids_of(self.own.stream, from, to))
+        let places = places_of(self.own.stream, from, to);
+        Ok(places.into_iter().map(|(sequence, place)| (sequence, place.mark.id)).collect())
     }
 
     async fn standing(&self, _stream: &str) -> Result<Standing, BrokerError> {

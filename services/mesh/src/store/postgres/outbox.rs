@@ -1,6 +1,8 @@
 //! The outbox table. A batch appends to it at its close (see `transaction`); the publisher
 //! sweeps it, marks its rows and compares them with the stream.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use events::Timestamp;
 use sqlx::{PgConnection, PgPool};
@@ -186,6 +188,28 @@ impl Outbox for Database {
             let statement = "select id, stream_seq from mesh.outbox
                  where stream_seq > $1 order by stream_seq, id limit $2";
             marks(&self.pool, statement, sequence, most).await
+        })
+        .await
+    }
+
+    async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure> {
+        let statement = "insert into mesh.comparison as c (instance, leased_until)
+             values ($1, clock_timestamp() + make_interval(secs => $2))
+             on conflict (is_only) do update
+             set instance = excluded.instance, leased_until = excluded.leased_until
+             where c.instance = excluded.instance or c.leased_until <= clock_timestamp()";
+        self.answer(ANSWER_TIMEOUT, async {
+            let lease = sqlx::query(statement).bind(instance).bind(lease.as_secs_f64());
+            Ok(lease.execute(&self.pool).await?.rows_affected() > 0)
+        })
+        .await
+    }
+
+    async fn release_comparison(&self, instance: Uuid) -> Result<(), Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            let release = sqlx::query("delete from mesh.comparison where instance = $1");
+            release.bind(instance).execute(&self.pool).await?;
+            Ok(())
         })
         .await
     }

@@ -6,8 +6,9 @@
 --   outbox:marks     zset  ids of messages with a mark, by their sequence in the stream
 --   outbox:sent      zset  the same ones, by the time they were emitted
 --   outbox:generation      the generation of marks that was begun last
---   outbox:verified  text  the position up to which outbox and stream agree: sequence, id, and
+--   outbox:agreed    text  the position up to which outbox and stream agree: sequence, id, and
 --                          when the stream stored that message
+--   outbox:comparison      the instance that compares outbox and stream, until its lease is over
 
 local SECOND = 1000000
 -- The lease of a new message, for the publisher that has it in memory, and of a swept one, for
@@ -114,6 +115,23 @@ function serves.mark(of, ...)
   return { '1' }
 end
 
+-- Leases the comparison to an instance, or prolongs its lease; returns whether it has it now.
+function serves.lease_comparison(instance, millis)
+  local has = call('GET', own('outbox:comparison'))
+  if has and has ~= instance then
+    return { '0' }
+  end
+  call('SET', own('outbox:comparison'), instance, 'PX', millis)
+  return { '1' }
+end
+
+function serves.release_comparison(instance)
+  if call('GET', own('outbox:comparison')) == instance then
+    call('DEL', own('outbox:comparison'))
+  end
+  return {}
+end
+
 -- Moves the verified position, or removes it, if no later generation has begun; returns whether
 -- that is so.
 function serves.set_verified(of, place)
@@ -121,9 +139,9 @@ function serves.set_verified(of, place)
     return { '0' }
   end
   if place == '' then
-    call('DEL', own('outbox:verified'))
+    call('DEL', own('outbox:agreed'))
   else
-    call('SET', own('outbox:verified'), place)
+    call('SET', own('outbox:agreed'), place)
   end
   return { '1' }
 end

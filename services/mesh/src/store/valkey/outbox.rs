@@ -23,7 +23,7 @@ pub(super) const MESSAGES_MAX: usize = 500_000;
 /// Marks written by one call; Lua takes only so many arguments.
 const MARKS_MAX: usize = 1_000;
 /// The key of the position up to which outbox and stream agree.
-const VERIFIED: &str = "outbox:verified";
+const VERIFIED: &str = "outbox:agreed";
 
 impl Keyspace {
     /// Up to `most` messages without a mark, oldest first, leased or not: for tools that only
@@ -104,12 +104,23 @@ impl Outbox for Keyspace {
         self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
     }
 
+    async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure> {
+        let words = [instance.to_string(), lease.as_millis().to_string()];
+        Ok(self.serve("lease_comparison", &words[..]).await?.take::<u64>()? > 0)
+    }
+
+    async fn release_comparison(&self, instance: Uuid) -> Result<(), Failure> {
+        self.serve("release_comparison", instance.to_string()).await.map(drop)
+    }
+
     async fn verified(&self) -> Result<Option<Place>, Failure> {
         let place = self.load(VERIFIED).await?;
-        let words: Vec<&str> = place.split(' ').collect();
-        // A text without a time is of an earlier version, and proves nothing.
-        let [sequence, id, at] = words[..] else { return Ok(None) };
+        if place.is_empty() {
+            return Ok(None);
+        }
         let refused = || Failure::Refused(format!("`{place}` is not a place"));
+        let words: Vec<&str> = place.split(' ').collect();
+        let [sequence, id, at] = words[..] else { return Err(refused()) };
         let sequence = sequence.parse().map_err(|_| refused())?;
         let stored_at = at.parse().map_err(|_| refused())?;
         Ok(Some(Place { mark: Mark { id: id_of(id)?, sequence }, stored_at }))
