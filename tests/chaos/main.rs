@@ -1,6 +1,6 @@
 //! Faults of every kind on real servers, with one process per service: nothing is lost, nothing
 //! happens twice, everything ends. A short run of `onsale chaos`; `ONSALE_CHAOS_FAULTS` makes it
-//! longer.
+//! longer, and `ONSALE_CHAOS_SEED` another one.
 //!
 //! The processes of the services are this program as well, so that the test needs no other one
 //! to be built. That is why it has a `main` of its own.
@@ -34,6 +34,8 @@ const TESTS: [Test; 2] = [
         faults: 2,
     },
 ];
+/// The seed, unless the environment says otherwise.
+const SEED: u64 = 20_260_501;
 /// A run that takes longer than this is stuck.
 const AT_MOST: Duration = Duration::from_secs(900);
 
@@ -75,12 +77,13 @@ fn main() -> ExitCode {
 async fn run(test: &Test) -> anyhow::Result<()> {
     let faults = std::env::var("ONSALE_CHAOS_FAULTS").ok();
     let faults = faults.map_or(Ok(test.faults), |faults| faults.parse())?;
-    let seed = std::env::var("ONSALE_CHAOS_SEED").ok().map(|seed| seed.parse()).transpose()?;
+    let seed = std::env::var("ONSALE_CHAOS_SEED").ok();
+    let seed = seed.map_or(Ok(SEED), |seed| seed.parse())?;
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}", test.nodes));
     let options = Chaos {
         lasts: AT_MOST,
         faults: Some(faults),
-        seed,
+        seed: Some(seed),
         nodes: test.nodes,
         only: test.only.to_vec(),
         fans: 8,

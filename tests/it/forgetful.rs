@@ -5,15 +5,10 @@
 mod environment;
 mod rows;
 
-use std::time::Duration;
-
 use mesh::failpoint::Failpoint;
 use uuid::Uuid;
 
-use environment::{Environment, eventually};
-
-/// How long a service may take to stop.
-const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+use environment::{Environment, STOPPED_WITHIN, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_rolled_back_under_load_gets_everything_again() {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use events::{queue::PlaceState, reservation::Reservation};
@@ -31,8 +31,10 @@ const SUBJECT: &str = "onsale.point.charged.v1.-";
 const BURSTS: [usize; 5] = [3, 128, 1, 129, 700];
 /// More than anything in the mesh takes at a time, and enough for sequences of five digits.
 const MANY: usize = 10_001;
-/// How long `MANY` may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long `MANY` may take; the broker syncs each of them.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The pause between two looks.
+const PROBE: Duration = Duration::from_millis(50);
 /// The lease on the rows that the publisher of a killed process had.
 const LEASE: &str = "2 seconds";
 
@@ -87,11 +89,15 @@ fn event() -> serde_json::Value {
 /// Waits until exactly these are in the stream, each once, and marked with their sequences.
 async fn published(stores: &Stores, emitted: &BTreeSet<Uuid>) {
     let pool = stores.database("point");
-    let all = eventually("everything is published and marked", || async {
+    let until = Instant::now() + PATIENCE;
+    let all = loop {
         let marks = marks(pool).await;
-        (marks.len() == emitted.len()).then_some(marks)
-    });
-    let all = tokio::time::timeout(PATIENCE, all).await.expect("published in time");
+        if marks.len() == emitted.len() {
+            break marks;
+        }
+        assert!(Instant::now() < until, "{} of {} are marked", marks.len(), emitted.len());
+        tokio::time::sleep(PROBE).await;
+    };
     let marked: BTreeSet<Uuid> = all.values().copied().collect();
     assert!(marked == *emitted, "something else is marked");
     let stream = stores.broker.jetstream.get_stream("POINT").await.expect("a stream");

@@ -256,6 +256,12 @@ async fn one_of_two_instances_reads_and_the_other_takes_over() {
     all.extend(harness.emit(100).await);
     all.sort_unstable();
     harness.learned(&all).await;
+    // It counts them once they are committed.
+    let until = tokio::time::Instant::now() + LIMIT;
+    while second.health().counts().handled < 100 {
+        assert!(tokio::time::Instant::now() < until, "all are counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(second.health().counts().handled, 100);
     second.stop().await;
 }

@@ -1,6 +1,6 @@
 //! A sale with every flow of the domain, by fans who retry until they succeed.
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
 use events::{
     Page, ScheduleId,
@@ -28,11 +28,17 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 pub struct Fan<'a> {
     http: &'a Http,
     token: &'a str,
+    /// Why the last request was not granted.
+    last: Mutex<String>,
 }
 
 impl<'a> Fan<'a> {
     pub fn new(mesh: &'a Mesh, session: &'a Session) -> Self {
-        Self { http: &mesh.http, token: &session.access_token }
+        Self { http: &mesh.http, token: &session.access_token, last: Mutex::default() }
+    }
+
+    fn note(&self, why: String) {
+        *self.last.lock().expect("no panic") = why;
     }
 
     /// Retries until there is an answer, whether it grants or refuses.
@@ -40,22 +46,30 @@ impl<'a> Fan<'a> {
         let ask = what(self.http).token(self.token);
         let ask = ask.header("idempotency-key", Uuid::now_v7().to_string());
         eventually("an answer", || async {
-            let answer = tokio::time::timeout(ANSWER_WITHIN, ask.send()).await.ok()?.ok()?;
-            (!matches!(answer.status.as_u16(), 429 | 502 | 503 | 504)).then_some(answer)
+            let answer = match tokio::time::timeout(ANSWER_WITHIN, ask.send()).await {
+                Ok(answer) => answer.inspect_err(|why| self.note(format!("{why:#}"))).ok()?,
+                Err(_) => {
+                    self.note(format!("no answer within {ANSWER_WITHIN:?}"));
+                    return None;
+                }
+            };
+            let is_answer = !matches!(answer.status.as_u16(), 429 | 502 | 503 | 504);
+            if !is_answer {
+                self.note(format!("{}", answer.status));
+            }
+            is_answer.then_some(answer)
         })
         .await
     }
 
     /// Retries until the request is granted: what it depends on may come later.
     async fn granted<T: DeserializeOwned>(&self, what: impl Fn(&'a Http) -> Ask<'a>) -> T {
-        let last = std::sync::Mutex::new(String::new());
         let granted = eventually("a granted request", || async {
-            let answer = self.ask(&what).await.json();
-            answer.inspect_err(|why| *last.lock().expect("no panic") = why.to_string()).ok()
+            self.ask(&what).await.json().inspect_err(|why| self.note(why.to_string())).ok()
         });
         match tokio::time::timeout(harness::mesh::SOON - ANSWER_WITHIN, granted).await {
             Ok(granted) => granted,
-            Err(_) => panic!("never granted: {}", last.lock().expect("no panic")),
+            Err(_) => panic!("never granted: {}", self.last.lock().expect("no panic")),
         }
     }
 

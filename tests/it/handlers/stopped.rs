@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use events::{concert::SeatState, payment::PaymentState, withdrawal::WithdrawalReason};
-use harness::mesh::{Mesh, run};
+use events::{
+    concert::SeatState, payment::PaymentState, reservation::Reservation,
+    withdrawal::WithdrawalReason,
+};
+use harness::mesh::{Mesh, eventually, run};
 use onsale::fleet::{Fleet, ServiceConfigs};
 
 use super::{
@@ -35,6 +38,7 @@ fn a_saga_ends_although_a_service_was_down_in_the_middle_of_it() {
                 let fan = Fan::new(&mesh, &session);
                 let seat = seats.next().expect("a seat");
                 let hold = fan.hold(schedule, &seat).await;
+                known_to_payment(&stores, &hold).await;
                 // The saga runs up to this service, and waits there.
                 stores.broker.pause(part).await;
                 let payment = fan.pay(&hold).await;
@@ -55,6 +59,21 @@ fn a_saga_ends_although_a_service_was_down_in_the_middle_of_it() {
         }
         mesh.stop().await;
     });
+}
+
+/// Waits until payment knows the hold: it would not hear of it while its consumers are paused, and
+/// could not accept a payment for it.
+async fn known_to_payment(stores: &Stores, hold: &Reservation) {
+    eventually("payment knows the hold", || async {
+        let known: bool =
+            sqlx::query_scalar("select exists (select from holds where reservation_id = $1)")
+                .bind(hold.reservation_id.0)
+                .fetch_one(stores.database("payment"))
+                .await
+                .expect("a database");
+        known.then_some(())
+    })
+    .await;
 }
 
 async fn start(mesh: &Mesh, part: &str) -> Fleet {

@@ -77,7 +77,7 @@ fn no_fan_is_admitted_before_the_sale_opens() {
 fn a_pass_that_runs_out_ends_the_place_and_the_next_fan_is_admitted() {
     run(async {
         let mesh = shared().await;
-        let admission = Admission { per_second: 1_000, active_max: 1, pass_secs: 1 };
+        let admission = Admission { per_second: 1_000, active_max: 1, pass_secs: 5 };
         let schedule = mesh.open(1, |opening| opening.admission = admission).await.schedule_id;
         let (idle, next) = (mesh.fan(0).await, mesh.fan(0).await);
         idle.admitted(schedule).await;

@@ -20,7 +20,7 @@ fn a_hold_that_runs_out_frees_the_seat_for_the_next_fan() {
         })
         .await;
         let late = mesh::clock::now().0 - hold.expires_at.0;
-        assert!(late < time::Duration::seconds(3), "freed {late} after its time");
+        assert!(late < time::Duration::seconds(10), "freed {late} after its time");
         slow.reservation_becomes(&hold, ReservationState::Expired).await;
         assert_ne!(theirs.reservation_id, hold.reservation_id);
 

@@ -80,7 +80,7 @@ async fn mesh_with(addr: SocketAddr) -> Mesh {
         let webhook = notification::Config::webhook(&format!("http://{addr}/"), "of the receiver");
         configs.notification = webhook.expect("a configuration");
         // Ten minutes in a few seconds.
-        configs.notification.try_within = Duration::from_millis(200);
+        configs.notification.try_within = Duration::from_secs(2);
         configs.notification.pace.first = Duration::from_millis(50);
         configs.notification.pace.longest = Duration::from_millis(200);
     })

@@ -92,7 +92,7 @@ fn a_watcher_sees_each_change_once_and_resumes_exactly_where_it_was_disconnected
 fn a_watcher_sees_the_seat_of_an_expired_hold_become_free() {
     run(async {
         let mesh = shared().await;
-        let schedule = mesh.open(1, |opening| opening.hold_secs = Some(1)).await.schedule_id;
+        let schedule = mesh.open(1, |opening| opening.hold_secs = Some(5)).await.schedule_id;
         let mut watching = watch(mesh, schedule, None).await;
         watching.next().await;
         mesh.fan(0).await.hold(schedule, &["A-1-1"]).await;

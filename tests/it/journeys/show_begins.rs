@@ -12,7 +12,7 @@ use harness::mesh::{Mesh, eventually, run, shared};
 use serde_json::{Value, json};
 
 /// How long a sale of these tests lasts.
-const SALE_SECS: i64 = 10;
+const SALE_SECS: i64 = 15;
 
 async fn is_past(moment: Timestamp) {
     eventually("the moment is past", || async { (mesh::clock::now() >= moment).then_some(()) })

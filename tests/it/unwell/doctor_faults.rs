@@ -162,7 +162,7 @@ fn doctor_warns_of_a_clock_that_is_a_second_off_and_finds_one_that_is_far_off() 
         execute(
             &mut point,
             "create function public.clock_timestamp() returns timestamptz language sql as
-             $$ select pg_catalog.clock_timestamp() - interval '3 seconds' $$",
+             $$ select pg_catalog.clock_timestamp() - interval '3.9 seconds' $$",
         )
         .await;
         execute(&mut point, "alter role current_user set search_path = public, pg_catalog").await;

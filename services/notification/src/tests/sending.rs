@@ -128,7 +128,7 @@ impl Sender {
 }
 
 fn hurried(mut config: Config) -> Config {
-    config.try_within = Duration::from_millis(300);
+    config.try_within = Duration::from_secs(1);
     config.pace.first = Duration::from_millis(10);
     config.pace.longest = Duration::from_millis(20);
     config
