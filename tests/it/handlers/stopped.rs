@@ -61,7 +61,7 @@ fn a_saga_ends_although_a_service_was_down_in_the_middle_of_it() {
     });
 }
 
-/// Waits until payment knows the hold: it would not hear of it while its consumers are paused, and
+/// Waits until payment knows the hold: while its consumers are paused it would not learn of it, and
 /// could not accept a payment for it.
 async fn known_to_payment(stores: &Stores, hold: &Reservation) {
     eventually("payment knows the hold", || async {

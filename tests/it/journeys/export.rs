@@ -164,11 +164,10 @@ fn a_platform_that_was_down_gets_everything_in_order_and_all_of_it_again_after_a
         assert_eq!((&again.rows, &again.events), (&exported.rows, &exported.events));
         assert_eq!(again.totals(), exported.totals());
         assert!(again.watermark > exported.watermark);
-        for table in [&PAYMENTS, &RESERVATIONS] {
-            assert_eq!(rows(second.path(), table), rows(folder.path(), table));
-        }
+        let differs = |table| rows(second.path(), table) != rows(folder.path(), table);
+        assert!(![&PAYMENTS, &RESERVATIONS].into_iter().any(differs));
         // And in two pieces, cut at the time of an event: as neither is whole, neither has a watermark.
-        // The service goes on to send its own to the first platform.
+        // The service sends its own to the first platform.
         let platform = Platform::start(Mood::Well).await.expect("another platform");
         let options = export::Export { to: Some(platform.url()), ..options };
         let cut = exported.events.values().nth(exported.events.len() / 2).map(|record| record.at);
