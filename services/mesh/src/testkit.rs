@@ -17,3 +17,16 @@ pub use kit::{Delivered, Kit};
 pub use on_valkey::OnValkey;
 pub use postgres::{batch, database, execute, handle, pool};
 pub use valkey::OwnValkey;
+
+/// The seeds of a test in lock-step: `LOCKSTEP_SEED` alone, the first `LOCKSTEP_SEEDS`, or as many as
+/// usual.
+///
+/// # Panics
+/// When one of them is no number.
+pub fn lockstep_seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect("a number"));
+    match number("LOCKSTEP_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("LOCKSTEP_SEEDS").unwrap_or(usual),
+    }
+}

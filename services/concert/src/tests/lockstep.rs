@@ -5,7 +5,7 @@
 //! `LOCKSTEP_SEED=<n> cargo test -p concert lockstep` takes the batches of one seed, and
 //! `LOCKSTEP_SEEDS=<n>` those of so many.
 
-use std::{collections::BTreeMap, env};
+use std::collections::BTreeMap;
 
 use events::{
     EventId,
@@ -67,12 +67,7 @@ struct Pair {
 
 #[tokio::test]
 async fn lockstep_of_seat_map_model_and_watcher_from_an_empty_map_to_a_replayed_one() {
-    let number = |name: &str| Some(env::var(name).ok()?.parse().expect("a number"));
-    let seeds = match number("LOCKSTEP_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("LOCKSTEP_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
+    for seed in mesh::testkit::lockstep_seeds(SEEDS) {
         println!("LOCKSTEP_SEED={seed} cargo test -p concert lockstep");
         let harness = Harness::open().await;
         let epoch = harness.snapshot().await.epoch;

@@ -5,7 +5,7 @@
 //! `LOCKSTEP_SEED=<n> cargo test -p queue lockstep` takes the steps of one seed, and
 //! `LOCKSTEP_SEEDS=<n>` those of so many.
 
-use std::{env, future::pending};
+use std::future::pending;
 
 use events::{
     Event,
@@ -52,12 +52,7 @@ struct Pair {
 
 #[tokio::test]
 async fn lockstep_of_room_and_model_from_the_first_fan_to_a_rebuilt_store() {
-    let number = |name: &str| Some(env::var(name).ok()?.parse().expect("a number"));
-    let seeds = match number("LOCKSTEP_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("LOCKSTEP_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
+    for seed in mesh::testkit::lockstep_seeds(SEEDS) {
         println!("LOCKSTEP_SEED={seed} cargo test -p queue lockstep");
         let mut pair = Pair::open(seed).await;
         for _ in 0..STEPS {

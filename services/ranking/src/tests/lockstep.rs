@@ -5,10 +5,7 @@
 //! `LOCKSTEP_SEED=<n> cargo test -p ranking lockstep` takes the events of one seed, and
 //! `LOCKSTEP_SEEDS=<n>` those of so many.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    env,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use events::ranking::Window;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -126,12 +123,7 @@ impl Model {
 
 #[tokio::test]
 async fn lockstep_of_rankings_and_model_from_the_first_sale_to_a_replay() {
-    let number = |name: &str| Some(env::var(name).ok()?.parse().expect("a number"));
-    let seeds = match number("LOCKSTEP_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("LOCKSTEP_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
+    for seed in mesh::testkit::lockstep_seeds(SEEDS) {
         println!("LOCKSTEP_SEED={seed} cargo test -p ranking lockstep");
         run(seed).await;
     }
