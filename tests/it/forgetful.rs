@@ -214,6 +214,19 @@ async fn of_two_instances_that_lose_the_stream_both_are_ready_again_and_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_waits_for_the_lease_of_another_instance() {
+    let env = Environment::set().await;
+    env.emit(3);
+    env.emitted(300).await;
+    env.quiet().await;
+    let until = env.lease_to_another().await;
+    env.wipe().await;
+    env.is_restored().await;
+    assert!(mesh::clock::now() >= until, "it did not wait");
+    env.ends_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_more_than_ten_thousand_rows_is_published() {
     let mut env = Environment::set().await;
     env.kill();

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use events::{queue::PlaceState, reservation::Reservation};
-use harness::mesh::{Mesh, eventually, run};
+use harness::mesh::{Mesh, eventually, eventually_within, run};
 use mesh::failpoint::Failpoint;
 use onsale::{
     config::PROVISIONER,
@@ -32,9 +32,7 @@ const BURSTS: [usize; 5] = [3, 128, 1, 129, 700];
 /// More than anything in the mesh takes at a time, and enough for sequences of five digits.
 const MANY: usize = 10_001;
 /// How long `MANY` may take; the broker syncs each of them.
-const PATIENCE: Duration = Duration::from_secs(180);
-/// The pause between two looks.
-const PROBE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The lease on the rows that the publisher of a killed process had.
 const LEASE: &str = "2 seconds";
 
@@ -89,15 +87,11 @@ fn event() -> serde_json::Value {
 /// Waits until exactly these are in the stream, each once, and marked with their sequences.
 async fn published(stores: &Stores, emitted: &BTreeSet<Uuid>) {
     let pool = stores.database("point");
-    let until = Instant::now() + PATIENCE;
-    let all = loop {
+    let all = eventually_within(PATIENCE, "everything is published and marked", || async {
         let marks = marks(pool).await;
-        if marks.len() == emitted.len() {
-            break marks;
-        }
-        assert!(Instant::now() < until, "{} of {} are marked", marks.len(), emitted.len());
-        tokio::time::sleep(PROBE).await;
-    };
+        (marks.len() == emitted.len()).then_some(marks)
+    })
+    .await;
     let marked: BTreeSet<Uuid> = all.values().copied().collect();
     assert!(marked == *emitted, "something else is marked");
     let stream = stores.broker.jetstream.get_stream("POINT").await.expect("a stream");

@@ -471,12 +471,24 @@ impl Fan<'_> {
 /// # Panics
 /// When there is nothing within [`SOON`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
-    let until = tokio::time::Instant::now() + SOON;
+    eventually_within(SOON, what, look).await
+}
+
+/// As [`eventually`], of what may take longer or must not take as long.
+///
+/// # Panics
+/// When there is nothing in this time.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    look: impl Fn() -> F,
+) -> T {
+    let until = tokio::time::Instant::now() + limit;
     loop {
         if let Some(seen) = look().await {
             return seen;
         }
-        assert!(tokio::time::Instant::now() < until, "not within {SOON:?}: {what}");
+        assert!(tokio::time::Instant::now() < until, "not within {limit:?}: {what}");
         tokio::time::sleep(PROBE).await;
     }
 }

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_nats::jetstream::{self, stream::Stream};
@@ -17,6 +17,7 @@ use events::{
     Command,
     point::{PointRefunded, RefundReason},
 };
+use harness::mesh::eventually_within;
 use mesh::{
     Allow, Caller, Context, Execute, Handle, HandleError, Link, LinkSettings, MeshClient, Refusal,
     Running, Service, UnitOfWork, postgres::Postgres, topology::Topology, trace::Tracer,
@@ -28,10 +29,8 @@ use uuid::Uuid;
 
 /// How long it may take until everything is there again.
 const RESTORED_WITHIN: Duration = Duration::from_secs(180);
-/// How long a service may take to stop.
+/// How long the services may take to stop.
 pub const STOPPED_WITHIN: Duration = Duration::from_secs(20);
-/// The pause between two looks.
-const PROBE: Duration = Duration::from_millis(200);
 /// How many messages of a stream are read at a time.
 const PAGE: usize = 1_000;
 /// The service that emits, and the one that consumes.
@@ -304,12 +303,18 @@ impl Environment {
             learned.0 == rows.len() as i64
         })
         .await;
-        for running in [self.emitter.take(), self.listener.take()].into_iter().flatten() {
-            let health = running.health();
-            eventually("it can do its work", async || health.is_ready()).await;
-            let stopped = tokio::time::timeout(STOPPED_WITHIN, running.stop());
-            stopped.await.expect("it stops in time");
-        }
+        let services: Vec<_> =
+            [self.emitter.take(), self.listener.take()].into_iter().flatten().collect();
+        eventually("they can do their work", async || {
+            services.iter().all(|running| running.health().is_ready())
+        })
+        .await;
+        let stopped = async {
+            for running in services {
+                running.stop().await;
+            }
+        };
+        tokio::time::timeout(STOPPED_WITHIN, stopped).await.expect("they stop in time");
         self.servers.stop().await;
     }
 
@@ -429,11 +434,7 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Polls `look` until it is true. `what` names what is awaited.
 pub async fn eventually(what: &str, look: impl AsyncFn() -> bool) {
-    let until = Instant::now() + RESTORED_WITHIN;
-    while !look().await {
-        assert!(Instant::now() < until, "not within {RESTORED_WITHIN:?}: {what}");
-        tokio::time::sleep(PROBE).await;
-    }
+    eventually_within(RESTORED_WITHIN, what, || async { look().await.then_some(()) }).await;
 }
 
 pub fn refunded(payment: Uuid) -> PointRefunded {

@@ -3,6 +3,8 @@
 use std::future::IntoFuture;
 
 use async_nats::jetstream;
+use events::Timestamp;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::environment::{EMITTER, Environment, refunded};
@@ -24,6 +26,19 @@ impl Environment {
         .await
         .unwrap();
         ids
+    }
+
+    /// Leases the comparison to an instance that does not compare, for longer than the service pauses
+    /// between two comparisons. Returns the end of the lease.
+    pub async fn lease_to_another(&self) -> Timestamp {
+        let lease = "insert into mesh.comparison (instance, leased_until)
+             values ($1, clock_timestamp() + interval '15 seconds')
+             on conflict (is_only) do update
+             set instance = excluded.instance, leased_until = excluded.leased_until
+             returning leased_until";
+        let lease = sqlx::query_scalar(lease).bind(Uuid::now_v7());
+        let until: OffsetDateTime = lease.fetch_one(&self.pools[0]).await.unwrap();
+        until.into()
     }
 
     /// Clears the marks of rows, as a comparison does that finds them lost.

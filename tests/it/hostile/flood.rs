@@ -95,14 +95,14 @@ fn slow_clients_cost_little_and_end() {
         let mut one = bodies.pop().expect("a connection");
         let begun = Instant::now();
         let mut rounds = 0;
-        while begun.elapsed() < Duration::from_secs(5) || rounds < 4 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "only {rounds} rounds");
+        while begun.elapsed() < Duration::from_secs(5) {
             send_all(&mut heads, b"y").await;
             send_all(&mut bodies, b" ").await;
             gateway.serves("others send a byte at a time").await;
             rounds += 1;
             tokio::time::sleep(DRIP).await;
         }
+        assert!(rounds > 3, "only {rounds} rounds: the attack was no attack");
         gateway.has_grown_by_at_most("800 slow requests", 64);
         // Each byte shows that the client is alive, and buys it no time.
         let (mut reader, mut writer) = one.split();

@@ -16,9 +16,8 @@ use serde_json::json;
 
 /// The service that is down.
 const GONE: &str = "point";
-/// How soon after its deadline a stall is emitted, in milliseconds. On a quiet machine it is within a
-/// second; while others wait for a processor, listeners step back.
-const EMITTED_WITHIN: i64 = 5_000;
+/// How soon after its deadline a stall is emitted, in milliseconds.
+const EMITTED_WITHIN: i64 = 1_000;
 /// How long a payment waits for the point service, in milliseconds, as its flow declares.
 const PATIENCE: i64 = 10_000;
 

@@ -14,7 +14,7 @@ const SILENCE: Duration = Duration::from_secs(36);
 /// How long a command may take while the servers are silent.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 /// How long a shutdown may take while servers are silent.
-const STOPPED_WITHIN: Duration = Duration::from_secs(32);
+const STOPPED_WITHIN: Duration = Duration::from_secs(25);
 
 #[test]
 fn services_recover_from_silent_servers_and_a_shutdown_does_not_wait_for_them() {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use events::Timestamp;
 use mesh::{
+    engine::{Mark, Place},
     memory::{Incoming, OwnConsumer, Shelf, Standing},
     message::Message,
 };
-use uuid::Uuid;
 
 /// How long a stream remembers the ids of its messages.
 const DUPLICATES_SECS: i64 = 120;
@@ -307,7 +307,8 @@ impl Shelf for Stream {
         self.made_at
     }
 
-    fn at(&self, sequence: u64) -> Option<(Uuid, Timestamp)> {
-        self.stored(sequence).map(|stored| (stored.message.id, stored.at))
+    fn at(&self, sequence: u64) -> Option<Place> {
+        let stored = self.stored(sequence)?;
+        Some(Place { mark: Mark { id: stored.message.id, sequence }, stored_at: stored.at })
     }
 }

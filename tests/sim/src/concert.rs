@@ -76,7 +76,7 @@ impl Concert {
         let is_there = |message: &Message| {
             broker.stream(NAME).is_some_and(|stream| {
                 (1..=stream.last_sequence())
-                    .any(|at| stream.at(at).is_some_and(|(id, _)| id == message.id))
+                    .any(|at| stream.at(at).is_some_and(|place| place.mark.id == message.id))
             })
         };
         let missing: Vec<Message> =

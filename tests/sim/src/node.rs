@@ -112,8 +112,10 @@ impl Node {
             Luck::Good => {
                 let id = message.id;
                 let ack = broker.publish(self.name, message, now);
-                let there =
-                    broker.stream(self.name).and_then(|all| all.at(ack.sequence)).map(|(id, _)| id);
+                let there = broker
+                    .stream(self.name)
+                    .and_then(|all| all.at(ack.sequence))
+                    .map(|place| place.mark.id);
                 if ack.is_duplicate && there != Some(id) {
                     self.in_doubt = true;
                     return;

@@ -30,7 +30,7 @@ use crate::{
     store::postgres::partitions::time_of,
 };
 
-/// How long an instance has the comparison to itself; it prolongs its lease with each page. An
+/// How long an instance has the comparison to itself; it prolongs its lease with each full page. An
 /// instance that dies delays the next comparison by so long, and the pause before a retry.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// Rows compared at a time.
@@ -157,8 +157,10 @@ impl<S: Stream> Walk<'_, S> {
                 self.outbox.unmark(&lost).await?;
                 count += lost.len();
             }
-            // A lease that was lost meanwhile is no reason to stop: it only saves work.
-            self.outbox.lease_comparison(self.instance, LEASE).await?;
+            if page.len() == PAGE {
+                // A lease that was lost meanwhile is no reason to stop: it only saves work.
+                self.outbox.lease_comparison(self.instance, LEASE).await?;
+            }
             // A page never ends between rows that claim the same sequence.
             let is_full = page.len() == PAGE && first.sequence < last.sequence;
             from = if is_full { last.sequence - 1 } else { last.sequence };

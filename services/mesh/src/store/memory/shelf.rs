@@ -12,7 +12,7 @@ use crate::{
     inbound::agreement::check::{Consumed, Standing},
     nats::{error::BrokerError, link::StreamState},
     outbound::publisher::verify,
-    store::engine::{Mark, Place},
+    store::engine::Place,
 };
 
 /// A stream of the simulated broker.
@@ -27,8 +27,8 @@ pub trait Shelf: Sync {
     fn max_age_secs(&self) -> i64;
     /// When it was created.
     fn made_at(&self) -> Timestamp;
-    /// The message at a sequence, if there is one: its id, and when it was stored.
-    fn at(&self, sequence: u64) -> Option<(Uuid, Timestamp)>;
+    /// The message at a sequence, if there is one.
+    fn at(&self, sequence: u64) -> Option<Place>;
 }
 
 /// A stream that a service consumes, and its consumer of it.
@@ -73,11 +73,8 @@ fn state_of(stream: &impl Shelf) -> StreamState {
 }
 
 fn places_of(stream: &impl Shelf, from: u64, to: u64) -> HashMap<u64, Place> {
-    let place = |sequence| {
-        let (id, stored_at) = stream.at(sequence)?;
-        Some((sequence, Place { mark: Mark { id, sequence }, stored_at }))
-    };
-    (from..=to.min(stream.last_sequence())).filter_map(place).collect()
+    let to = to.min(stream.last_sequence());
+    (from..=to).filter_map(|at| Some((at, stream.at(at)?))).collect()
 }
 
 impl<S: Shelf> verify::Stream for Read<'_, S> {
