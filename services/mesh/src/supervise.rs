@@ -12,7 +12,10 @@ use crate::store::engine::Failure;
 
 /// The first pause before an ended task is restarted; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A service works again within two seconds of what stopped it, however long that took.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A task that ran for longer than this had recovered: its next pause is the first one again.
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a task has ended before the shutdown.
 pub trait TaskError: Display + Send + 'static {
@@ -83,7 +86,7 @@ impl Tasks {
                         error!(service, task = name, %panic, "task panicked; starting it again");
                     }
                 }
-                if began.elapsed() > PAUSE_MAX {
+                if began.elapsed() > RECOVERED_AFTER {
                     pause = PAUSE_MIN;
                 }
                 tokio::select! {
@@ -151,6 +154,28 @@ mod tests {
         });
         for _ in 0..3 {
             assert_eq!(starts.recv().await, Some(()));
+        }
+        shutdown.cancel();
+        assert!(tasks.end(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_failed_for_an_hour_is_started_again_within_a_second() {
+        let (tasks, shutdown) = (Tasks::default(), CancellationToken::new());
+        let (started, mut starts) = tokio::sync::mpsc::channel::<()>(1);
+        tasks.keep("test", "task", shutdown.clone(), move || {
+            let started = started.clone();
+            async move {
+                started.send(()).await.map_err(|_| "it has ended")?;
+                Err::<(), &str>("its server is away")
+            }
+        });
+        let began = tokio::time::Instant::now();
+        let mut last = began;
+        while began.elapsed() < Duration::from_hours(1) {
+            assert_eq!(starts.recv().await, Some(()));
+            assert!(last.elapsed() <= PAUSE_MAX + PAUSE_MIN, "{:?}", last.elapsed());
+            last = tokio::time::Instant::now();
         }
         shutdown.cancel();
         assert!(tasks.end(Duration::from_secs(5)).await);

@@ -12,7 +12,7 @@ use events::{
     user::{Session, Withdrawal, WithdrawalState},
     withdrawal::WithdrawalReason,
 };
-use harness::mesh::{Mesh, eventually};
+use harness::mesh::{Mesh, SOON, eventually, eventually_within};
 use hyper::Method;
 use onsale::http::{Answer, Ask, Http};
 use serde::de::DeserializeOwned;
@@ -67,7 +67,7 @@ impl<'a> Fan<'a> {
         let granted = eventually("a granted request", || async {
             self.ask(&what).await.json().inspect_err(|why| self.note(why.to_string())).ok()
         });
-        match tokio::time::timeout(harness::mesh::SOON - ANSWER_WITHIN, granted).await {
+        match tokio::time::timeout(SOON - ANSWER_WITHIN, granted).await {
             Ok(granted) => granted,
             Err(_) => panic!("never granted: {}", self.last.lock().expect("no panic")),
         }
@@ -87,11 +87,17 @@ impl<'a> Fan<'a> {
 
     /// Reads until the answer is as expected.
     async fn sees<T: DeserializeOwned>(&self, path: &str, there: impl Fn(&T) -> bool) -> T {
-        eventually(&format!("the expected answer at {path}"), || async {
-            let seen = self.ask(|http| http.get(path)).await.json::<T>().ok()?;
-            there(&seen).then_some(seen)
-        })
-        .await
+        let seen = eventually_within(SOON + ANSWER_WITHIN, "the expected answer", || async {
+            let answer = self.ask(|http| http.get(path)).await;
+            self.note(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)));
+            answer.json::<T>().ok().filter(|seen| there(seen))
+        });
+        match tokio::time::timeout(SOON, seen).await {
+            Ok(seen) => seen,
+            Err(_) => {
+                panic!("never as expected at {path}: {}", self.last.lock().expect("no panic"))
+            }
+        }
     }
 
     async fn place(&self, schedule: ScheduleId, state: PlaceState) -> Place {
@@ -101,10 +107,14 @@ impl<'a> Fan<'a> {
 
     /// Enters, waits for the pass and holds a seat.
     pub async fn hold(&self, schedule: ScheduleId, seat: &str) -> Reservation {
-        // A place that was used up a moment ago may still be shown; then the fan enters again.
+        // A place that was used up a moment ago may still be shown; the fan enters again when the
+        // room knows of its end.
         eventually("a hold", || async {
             self.post::<Place>(&format!("/v1/schedules/{schedule}/queue"), json!({})).await;
-            let pass = self.place(schedule, PlaceState::Active).await.pass.expect("a pass");
+            let path = format!("/v1/schedules/{schedule}/queue/me");
+            let place: Place =
+                self.sees(&path, |place: &Place| place.state != PlaceState::Waiting).await;
+            let pass = place.pass.filter(|_| place.state == PlaceState::Active)?;
             let body = json!({ "schedule_id": schedule, "seats": [seat], "pass": pass });
             let answer = self.ask(|http| http.post("/v1/reservations").json(&body)).await;
             answer.json().ok()

@@ -7,7 +7,7 @@ use std::{
 };
 
 use events::{
-    ReservationId, ScheduleId, UserId,
+    PaymentId, ReservationId, ScheduleId, UserId,
     payment::{Payment, PaymentState},
     reservation::Reservation,
 };
@@ -55,6 +55,17 @@ pub(super) struct End {
     pub(super) asked_at: Instant,
     /// When the end was answered.
     pub(super) ended_at: Instant,
+    /// The payment.
+    pub(super) payment: PaymentId,
+    /// How it ended.
+    pub(super) state: PaymentState,
+}
+
+impl End {
+    /// How long the client waited.
+    pub(super) fn waited(&self) -> Duration {
+        self.ended_at - self.asked_at
+    }
 }
 
 /// One request, with all times that it was sent.
@@ -123,7 +134,12 @@ impl History {
     pub(super) fn paid(&self, payment: &Payment, asked_at: Instant) {
         let mut answers = self.answers();
         if payment.state != PaymentState::Requested {
-            answers.ends.push(End { asked_at, ended_at: Instant::now() });
+            answers.ends.push(End {
+                asked_at,
+                ended_at: Instant::now(),
+                payment: payment.payment_id,
+                state: payment.state,
+            });
         }
         answers.payments.insert(payment.payment_id.0, payment.clone());
     }
@@ -190,8 +206,8 @@ impl Answers {
         ends.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
     }
 
-    /// The longest time that a client waited for the end of a payment.
-    pub(super) fn longest_wait(&self) -> Duration {
-        self.ends.iter().map(|end| end.ended_at - end.asked_at).max().unwrap_or_default()
+    /// The payment on whose end a client waited longest.
+    pub(super) fn longest_wait(&self) -> Option<&End> {
+        self.ends.iter().max_by_key(|end| end.waited())
     }
 }

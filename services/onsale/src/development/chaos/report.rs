@@ -61,6 +61,8 @@ pub struct ChaosReport {
     pub longest_silence_secs: f64,
     /// The longest time that a client waited for the end of a payment, in seconds.
     pub longest_wait_secs: f64,
+    /// That payment, its end, and when it was requested, in seconds since the start.
+    pub longest_wait: String,
     /// From the end of the load until nothing was in flight, in seconds.
     pub drained_secs: f64,
     /// Messages that came again, as far as processes that still run know.
@@ -83,7 +85,12 @@ impl ChaosReport {
             *self.failures.entry(failure.why.clone()).or_default() += 1;
         }
         self.longest_silence_secs = answers.longest_silence().as_secs_f64();
-        self.longest_wait_secs = answers.longest_wait().as_secs_f64();
+        if let Some(end) = answers.longest_wait() {
+            self.longest_wait_secs = secs(end.waited());
+            let (payment, state) = (end.payment, end.state);
+            let at = secs(end.asked_at.saturating_duration_since(began));
+            self.longest_wait = format!("{payment}, {state:?}, requested at {at:.0} s");
+        }
         self.strange = answers.strange.clone();
         for end in &answers.ends {
             let second = end.ended_at.saturating_duration_since(began).as_secs() as usize;
@@ -197,6 +204,7 @@ impl ChaosReport {
             ("of them in faults that clients need not notice", noticed.to_string()),
             ("longest time without a payment's end", format!("{:.1} s", self.longest_silence_secs)),
             ("longest wait of a client", format!("{:.1} s", self.longest_wait_secs)),
+            ("of payment", self.longest_wait.clone()),
             ("slowest first event after a start", format!("{longest_first:.1} s")),
             ("drained after the load", format!("{:.1} s", self.drained_secs)),
             ("messages that came again", self.redeliveries.to_string()),
