@@ -226,6 +226,22 @@ async fn a_comparison_waits_for_the_lease_of_another_instance() {
     env.ends_whole().await;
 }
 
+/// Sagas wait for what was emitted last. Nobody waits for the history, and it is much longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_total_loss_the_latest_messages_are_published_before_the_history() {
+    let env = Environment::set().await;
+    let history = env.leave(6_000).await;
+    eventually("the history is published", async || env.are_stored(&history).await).await;
+    let latest = env.leave(100).await;
+    eventually("the rest is published", async || env.are_stored(&latest).await).await;
+    env.is_compared().await;
+    env.wipe().await;
+    env.is_restored().await;
+    let last = env.in_order_of_stream().await.split_off(3_000);
+    assert!(latest.iter().all(|id| !last.contains(id)), "they came after the history");
+    env.ends_whole().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_more_than_ten_thousand_rows_is_published() {
     let mut env = Environment::set().await;

@@ -11,6 +11,8 @@
 mod hand_off;
 mod marks;
 pub(crate) mod missed;
+mod published;
+mod sweeps;
 pub(crate) mod verify;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -41,6 +43,8 @@ use crate::{
     store::engine::{Backlog, Engine, Failure, Generation, Mark},
 };
 pub(crate) use hand_off::{HandOff, Handed};
+use published::Published;
+pub(crate) use sweeps::Sweeps;
 
 /// Maximum number of messages in flight to the broker.
 const IN_FLIGHT_MAX: usize = 256;
@@ -48,8 +52,6 @@ const IN_FLIGHT_MAX: usize = 256;
 const MARK_EVERY: Duration = Duration::from_millis(250);
 /// How often the outbox is swept for messages without a mark.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// Maximum number of messages in one sweep.
-const SWEEP_MESSAGES_MAX: usize = 128;
 /// How often outbox and stream are compared while there is nothing to publish, or when the
 /// outcome of a publish is unknown …
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
@@ -75,6 +77,7 @@ pub(crate) struct Publisher {
     pub(crate) handed: Arc<Mutex<Handed>>,
     pub(crate) health: Health,
     pub(crate) failpoints: Arc<Failpoints>,
+    pub(crate) sweeps: Sweeps,
     /// Distinguishes this instance from others of the service while outbox and stream are compared.
     pub(crate) instance: uuid::Uuid,
 }
@@ -144,14 +147,6 @@ impl Run<'_> {
         };
         self.hold = Some((now + pause, pause));
     }
-
-    /// How many messages a sweep may take: only one while it is unknown whether there is room.
-    fn sweeps(&self) -> usize {
-        match self.hold {
-            None => SWEEP_MESSAGES_MAX,
-            Some((until, _)) => usize::from(Instant::now() >= until),
-        }
-    }
 }
 
 impl Publisher {
@@ -197,6 +192,7 @@ impl Publisher {
                     self.verify_if_due(&mut run);
                 }
                 _ = sweep.tick(), if has_room => self.sweep(&mut run, &mut sweep).await,
+                () = self.sweeps.wanted(), if has_room => self.sweep(&mut run, &mut sweep).await,
                 () = shutdown.cancelled() => break,
             }
         }
@@ -346,35 +342,6 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes messages that have no mark and no lease.
-    async fn sweep<'a>(&'a self, run: &mut Run<'a>, ticks: &mut tokio::time::Interval) {
-        let most = run.sweeps();
-        if !self.link.is_connected() || most == 0 {
-            return;
-        }
-        match self.engine.store().sweep(most).await {
-            Ok(swept) => {
-                if !swept.is_empty() {
-                    reach(Step::Swept);
-                }
-                self.health.metrics().swept(swept.len());
-                if swept.len() == SWEEP_MESSAGES_MAX {
-                    // There may be more.
-                    ticks.reset_immediately();
-                }
-                for message in swept {
-                    self.send(run, message).await;
-                }
-            }
-            Err(failure) => {
-                if self.health.mark_store_failed(&failure) {
-                    let service = self.link.service();
-                    warn!(service, cause = %failure, "the outbox cannot be swept");
-                }
-            }
-        }
-    }
-
     /// Starts a comparison of outbox and stream: on each connection, after a publish with an
     /// unknown outcome, and at intervals. Publishing goes on meanwhile.
     fn verify_if_due<'a>(&'a self, run: &mut Run<'a>) {
@@ -412,7 +379,8 @@ impl Publisher {
     async fn compare(&self, before: missed::Floors) -> Result<Option<Compared>, Failure> {
         // Whichever instance has begun it: all that is compared is read after it.
         let of = self.engine.store().generation().await?;
-        let lost = verify::run(self.engine.store(), &self.link, of, self.instance).await?;
+        let stream = Published { link: &self.link, sweeps: &self.sweeps };
+        let lost = verify::run(self.engine.store(), &stream, of, self.instance).await?;
         let Some(lost) = lost else { return Ok(None) };
         self.forget_what_others_published().await;
         let floors = missed::run(self.engine.store(), &self.link, &self.health, before).await?;

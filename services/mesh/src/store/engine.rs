@@ -141,6 +141,9 @@ pub trait Outbox: Send + Sync {
     /// Up to `most` marks above a sequence, ascending.
     async fn marks_above(&self, sequence: u64, most: usize) -> Result<Vec<Mark>, Failure>;
 
+    /// The marks of up to `most` messages, of those that were emitted last, the latest first.
+    async fn latest_marks(&self, most: usize) -> Result<Vec<Mark>, Failure>;
+
     /// Leases the comparison of outbox and stream to an instance, or prolongs its lease; `false`
     /// while another instance has it. The lease goes by the store's clock.
     async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure>;

@@ -122,6 +122,7 @@ conformance! {
         a_gap_larger_than_a_statement_is_published_again_completely,
         a_refused_message_backs_off_alone,
         marks_are_read_across_equal_sequences_and_page_ends,
+        the_latest_marks_are_those_of_the_latest_messages,
         the_verified_position_is_kept,
         one_instance_at_a_time_compares_outbox_and_stream,
         a_mark_of_an_earlier_generation_is_not_written,

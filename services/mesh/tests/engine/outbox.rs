@@ -227,6 +227,19 @@ pub async fn marks_are_read_across_equal_sequences_and_page_ends<S: Store>(harne
     assert_eq!(harness.engine.store().marks_above(6, 100).await.unwrap(), []);
 }
 
+pub async fn the_latest_marks_are_those_of_the_latest_messages<S: Store>(harness: Harness<S>) {
+    let ids = sorted(harness.emit(5).await);
+    assert_eq!(harness.engine.store().latest_marks(9).await.unwrap(), []);
+    // The last one is not published yet, and the stream has the others in another order.
+    let marks: Vec<Mark> = [(0, 8), (1, 3), (2, 9), (3, 1)].map(|(n, at)| mark(ids[n], at)).into();
+    harness.engine.store().mark(&marks, Generation::default()).await.unwrap();
+    let latest: Vec<Mark> = marks.iter().rev().copied().collect();
+    assert_eq!(harness.engine.store().latest_marks(9).await.unwrap(), latest);
+    assert_eq!(harness.engine.store().latest_marks(2).await.unwrap(), latest[..2]);
+    harness.engine.store().unmark(&latest[..1]).await.unwrap();
+    assert_eq!(harness.engine.store().latest_marks(2).await.unwrap(), latest[1..3]);
+}
+
 pub async fn the_verified_position_is_kept<S: Store>(mut harness: Harness<S>) {
     assert_eq!(harness.engine.store().verified().await.unwrap(), None);
     let [early, late] = ["2026-11-30T09:00:00.000001Z", "2026-11-30T09:00:01Z"];

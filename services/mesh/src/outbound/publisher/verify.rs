@@ -15,6 +15,11 @@
 //! below it: what was published since the loss agrees too. A stream that is lost once more before a
 //! walk has ended has rows of the stream between, however many agree in a row above them.
 //!
+//! Then the messages that were emitted last come first, and are published again before the rest is
+//! compared. Sagas under way wait for them, and a walk through a long history takes minutes. The
+//! history follows page by page, no faster than it is taken in, so that new events do not wait
+//! behind it.
+//!
 //! The position moves after the walk, in the database, so a walk that dies is repeated. It moves
 //! only if the stream stayed the same one throughout. One instance at a time compares; a lease says
 //! which. The lease only saves work, and nothing depends on it.
@@ -24,7 +29,6 @@ use std::{collections::HashMap, future::Future, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    Link,
     nats::{error::BrokerError, link::StreamState},
     store::engine::{Failure, Generation, Mark, Outbox, Place},
     store::postgres::partitions::time_of,
@@ -37,6 +41,10 @@ pub(super) const LEASE: Duration = Duration::from_secs(3);
 const PAGE: usize = 500;
 /// Rows that claim one sequence and are checked together.
 const TIES: usize = 32;
+/// Messages that are published again before the history is.
+const LATEST: usize = 2_000;
+/// Messages of the stream between two rows that are read with them.
+const APART: u64 = 16;
 
 /// The stream that an outbox is compared with.
 pub(crate) trait Stream: Sync {
@@ -52,19 +60,11 @@ pub(crate) trait Stream: Sync {
         from: u64,
         to: u64,
     ) -> impl Future<Output = Result<HashMap<u64, Place>, BrokerError>> + Send;
-}
 
-impl Stream for Link {
-    fn epoch(&self) -> u64 {
-        self.epoch()
-    }
-
-    async fn state(&self) -> Result<StreamState, BrokerError> {
-        self.stream_state().await
-    }
-
-    async fn places(&self, from: u64, to: u64) -> Result<HashMap<u64, Place>, BrokerError> {
-        self.places(from, to).await
+    /// Has the messages published that have just lost their marks, and waits until another page of
+    /// them can follow.
+    fn publish_lost(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
     }
 }
 
@@ -80,22 +80,21 @@ pub(crate) async fn run<S: Stream>(
     let epoch = link.epoch();
     let stream = link.state().await?;
     let verified = outbox.verified().await?;
-    let walk = Walk { outbox, link, stream, instance };
-    let is_another = walk.is_another().await?;
+    let mut walk = Walk { outbox, link, stream, instance, is_another: false };
+    walk.is_another = walk.is_another().await?;
     let base = match verified {
-        _ if is_another => None,
-        None => None,
-        Some(place) if walk.agrees(place).await? => Some(place),
-        Some(_) => None,
+        Some(place) if !walk.is_another && walk.agrees(place).await? => Some(place),
+        _ => None,
     };
-    let (place, lost) = walk.up(base, is_another).await?;
+    let latest = if base.is_none() { walk.latest().await? } else { 0 };
+    let (place, lost) = walk.up(base).await?;
     // A stream that was rolled back or created again during the walk was compared in two states.
     let now = link.state().await?;
     if link.epoch() != epoch || !now.continues(&walk.stream) {
         return Err(Failure::Unavailable("the stream changed during the comparison".into()));
     }
     let counts = place == verified || outbox.set_verified(place, of).await?;
-    Ok(counts.then_some(lost))
+    Ok(counts.then_some(latest + lost))
 }
 
 struct Walk<'a, S> {
@@ -103,6 +102,8 @@ struct Walk<'a, S> {
     link: &'a S,
     stream: StreamState,
     instance: Uuid,
+    /// Whether the stream is not the one that was published to.
+    is_another: bool,
 }
 
 impl<S: Stream> Walk<'_, S> {
@@ -130,42 +131,71 @@ impl<S: Stream> Walk<'_, S> {
         Ok(self.places(sequence, sequence).await?.get(&sequence) == Some(&place))
     }
 
+    /// Compares the messages that were emitted last, before everything is compared. Returns how many
+    /// were lost. Sagas wait for these. The history is long, nobody waits for it, and another loss
+    /// begins it anew.
+    async fn latest(&self) -> Result<usize, Failure> {
+        let mut latest = self.outbox.latest_marks(LATEST).await?;
+        latest.sort_unstable_by_key(|mark| (mark.sequence, mark.id));
+        let mut lost = 0;
+        for marks in latest.chunk_by(|one, next| next.sequence - one.sequence <= APART) {
+            lost += self.compare(marks).await?.1;
+        }
+        self.keep_lease().await?;
+        if lost > 0 {
+            self.link.publish_lost().await;
+        }
+        Ok(lost)
+    }
+
     /// Compares every marked row above a position. Returns the last that agrees, and how many were
     /// lost.
-    async fn up(
-        &self,
-        base: Option<Place>,
-        is_another: bool,
-    ) -> Result<(Option<Place>, usize), Failure> {
+    async fn up(&self, base: Option<Place>) -> Result<(Option<Place>, usize), Failure> {
         let (mut place, mut count) = (base, 0);
         // There may be another row with the same sequence as the one that agrees.
         let mut from = base.map_or(0, |base| base.mark.sequence.saturating_sub(1));
         loop {
             let page = self.outbox.marks_above(from, PAGE).await?;
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
-            let there = self.places(first.sequence, last.sequence).await?;
-            let mut lost = Vec::new();
-            for mark in &page {
-                let found = there.get(&mark.sequence).filter(|place| place.mark == *mark);
-                if found.is_some() {
-                    place = found.copied();
-                } else if !self.is_too_old(mark) && (is_another || !self.has_aged_out(mark)) {
-                    lost.push(*mark);
-                }
-            }
-            if !lost.is_empty() {
-                self.outbox.unmark(&lost).await?;
-                count += lost.len();
-            }
+            let (found, lost) = self.compare(&page).await?;
+            place = found.or(place);
+            count += lost;
             if page.len() == PAGE {
-                // A lease that was lost meanwhile is no reason to stop: it only saves work.
-                self.outbox.lease_comparison(self.instance, LEASE).await?;
+                self.keep_lease().await?;
+                if lost > 0 {
+                    self.link.publish_lost().await;
+                }
             }
             // A page never ends between rows that claim the same sequence.
             let is_full = page.len() == PAGE && first.sequence < last.sequence;
             from = if is_full { last.sequence - 1 } else { last.sequence };
         }
         Ok((place, count))
+    }
+
+    /// Compares rows, in the order of their sequences, and clears the marks of the lost ones. Returns
+    /// the last place that agrees, and how many were lost.
+    async fn compare(&self, marks: &[Mark]) -> Result<(Option<Place>, usize), Failure> {
+        let (Some(first), Some(last)) = (marks.first(), marks.last()) else { return Ok((None, 0)) };
+        let there = self.places(first.sequence, last.sequence).await?;
+        let (mut place, mut lost) = (None, Vec::new());
+        for mark in marks {
+            let found = there.get(&mark.sequence).filter(|place| place.mark == *mark);
+            if found.is_some() {
+                place = found.copied();
+            } else if !self.is_too_old(mark) && (self.is_another || !self.has_aged_out(mark)) {
+                lost.push(*mark);
+            }
+        }
+        if !lost.is_empty() {
+            self.outbox.unmark(&lost).await?;
+        }
+        Ok((place, lost.len()))
+    }
+
+    /// Prolongs the lease. One that was lost meanwhile is no reason to stop: it only saves work.
+    async fn keep_lease(&self) -> Result<(), Failure> {
+        self.outbox.lease_comparison(self.instance, LEASE).await.map(drop)
     }
 
     /// Whether the stream had the message and dropped it by age.

@@ -117,6 +117,11 @@ impl<B: InMemory> Outbox for Memory<B> {
         Ok(marks)
     }
 
+    async fn latest_marks(&self, most: usize) -> Result<Vec<Mark>, Failure> {
+        let kept = self.database.kept.lock().await;
+        Ok(kept.outbox.values().rev().filter_map(Row::mark).take(most).collect())
+    }
+
     async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure> {
         let now = crate::clock::now();
         let mut kept = self.database.kept.lock().await;

@@ -192,6 +192,16 @@ impl Outbox for Database {
         .await
     }
 
+    async fn latest_marks(&self, most: usize) -> Result<Vec<Mark>, Failure> {
+        self.answer(ANSWER_TIMEOUT, async {
+            let statement = "select id, stream_seq from mesh.outbox
+                 where stream_seq is not null order by id desc limit $1";
+            let rows = sqlx::query_as(statement).bind(most as i64).fetch_all(&self.pool).await?;
+            Ok(rows.into_iter().map(mark).collect())
+        })
+        .await
+    }
+
     async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure> {
         let statement = "insert into mesh.comparison as c (instance, leased_until)
              values ($1, clock_timestamp() + make_interval(secs => $2))

@@ -115,6 +115,15 @@ function serves.mark(of, ...)
   return { '1' }
 end
 
+-- Ids and sequences of the published messages that were emitted last, the latest first.
+function serves.latest_marks(most)
+  local rows = {}
+  for at, id in ipairs(call('ZREVRANGE', own('outbox:sent'), 0, most - 1)) do
+    rows[at] = { id, call('ZSCORE', own('outbox:marks'), id) }
+  end
+  return rows
+end
+
 -- Leases the comparison to an instance, or prolongs its lease; returns whether it has it now.
 function serves.lease_comparison(instance, millis)
   local has = call('GET', own('outbox:comparison'))

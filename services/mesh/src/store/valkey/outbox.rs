@@ -104,6 +104,13 @@ impl Outbox for Keyspace {
         self.marks(range.arg("WITHSCORES").arg("LIMIT").arg(0).arg(most)).await
     }
 
+    async fn latest_marks(&self, most: usize) -> Result<Vec<Mark>, Failure> {
+        self.serve("latest_marks", most).await?.each(|mut row| {
+            let (id, sequence): (String, f64) = (row.take()?, row.take()?);
+            Ok(Mark { id: id_of(&id)?, sequence: sequence as u64 })
+        })
+    }
+
     async fn lease_comparison(&self, instance: Uuid, lease: Duration) -> Result<bool, Failure> {
         let words = [instance.to_string(), lease.as_millis().to_string()];
         Ok(self.serve("lease_comparison", &words[..]).await?.take::<u64>()? > 0)
