@@ -132,9 +132,10 @@ async fn a_consumer_whose_position_is_beyond_unhandled_messages_is_reset() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_that_died_half_way_is_repeated() {
     let mut env = Environment::set().await;
+    // More than a comparison takes first.
     env.emit(10);
-    env.emitted(2_500).await;
-    env.quiet().await;
+    env.emitted(5_000).await;
+    let history = env.quiet().await[..2_500].to_vec();
     env.kill();
     env.wipe().await;
     // This is what a comparison leaves that dies after its second page. The rows whose marks it
@@ -148,9 +149,12 @@ async fn a_comparison_that_died_half_way_is_repeated() {
     env.publish(&cleared).await;
     // More comparisons die at arbitrary places.
     for _ in 0..3 {
-        let unmarked = env.unmarked().await;
+        let unmarked = env.unmarked_of(&history).await;
         env.start().await;
-        eventually("the comparison has begun", async || env.unmarked().await != unmarked).await;
+        eventually("the comparison has begun", async || {
+            env.unmarked_of(&history).await != unmarked
+        })
+        .await;
         env.kill();
     }
     env.start().await;
@@ -229,13 +233,35 @@ async fn a_comparison_waits_for_the_lease_of_another_instance() {
 /// Sagas wait for what was emitted last. Nobody waits for the history, and it is much longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_total_loss_the_latest_messages_are_published_before_the_history() {
+    let (env, latest) = long_history().await;
+    env.wipe().await;
+    came_first(env, &latest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_another_loss_the_latest_messages_are_again_published_before_the_history() {
+    let (env, latest) = long_history().await;
+    env.wipe().await;
+    let published = async || env.stored().await.is_some_and(|stored| stored.len() >= 2_500);
+    eventually("the history is being published", published).await;
+    env.wipe().await;
+    came_first(env, &latest).await;
+}
+
+/// A service with a history that is longer than what a comparison takes first. Returns the latest
+/// messages.
+async fn long_history() -> (Environment, Vec<Uuid>) {
     let env = Environment::set().await;
     let history = env.leave(6_000).await;
     eventually("the history is published", async || env.are_stored(&history).await).await;
     let latest = env.leave(100).await;
     eventually("the rest is published", async || env.are_stored(&latest).await).await;
     env.is_compared().await;
-    env.wipe().await;
+    (env, latest)
+}
+
+/// Asserts that these messages are in the stream before most of the history.
+async fn came_first(env: Environment, latest: &[Uuid]) {
     env.is_restored().await;
     let last = env.in_order_of_stream().await.split_off(3_000);
     assert!(latest.iter().all(|id| !last.contains(id)), "they came after the history");

@@ -29,7 +29,7 @@ use crate::{
     kept,
     metrics::{DeclaredMetrics, OfService, Sampler, next_number},
     nats::link::stream_of,
-    outbound::publisher::{HandOff, Handed, Publisher, Sweeps, missed},
+    outbound::publisher::{HandOff, Handed, Publisher, SweepRequests, missed},
     parked::{endpoints::DeadLetterEndpoints, retry::Retrier},
     service::{
         Declared, EndpointSpec, Followed, How, Measured, Pace, query_context::AnyQueryContext,
@@ -281,7 +281,7 @@ fn start_publisher(running: &Running, engine: &Arc<dyn Engine>, handed: Handed) 
         handed: Arc::new(Mutex::new(handed)),
         health: running.health.clone(),
         failpoints: engine.store().failpoints(),
-        sweeps: Sweeps::default(),
+        sweeps: SweepRequests::default(),
         instance: Uuid::now_v7(),
     });
     let stop = running.publisher_stop.clone();

@@ -6,15 +6,15 @@ use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::store::engine::Failure;
 
 /// The first pause before an ended task is restarted; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// A service works again within two seconds of what stopped it, however long that took.
+/// The longest pause, however long a server was away.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A task that ran for longer than this had recovered: its next pause is the first one again.
+/// A task that ran for longer than this counts as recovered: its next pause is the first one again.
 const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a task has ended before the shutdown.
@@ -61,7 +61,7 @@ impl Tasks {
     {
         let given_up = self.given_up.clone();
         self.tracker.spawn(async move {
-            let mut pause = PAUSE_MIN;
+            let (mut pause, mut last_cause) = (PAUSE_MIN, String::new());
             loop {
                 let began = tokio::time::Instant::now();
                 let task = AbortOnDropHandle::new(tokio::spawn(make()));
@@ -74,20 +74,27 @@ impl Tasks {
                 if shutdown.is_cancelled() {
                     return;
                 }
+                if began.elapsed() > RECOVERED_AFTER {
+                    pause = PAUSE_MIN;
+                    last_cause.clear();
+                }
                 match end {
                     Ok(Ok(())) => info!(service, task = name, "task ended; starting it again"),
-                    Ok(Err(cause)) if cause.is_reported() => {
-                        info!(service, task = name, %cause, "task ended; starting it again");
+                    // A server that is away for an hour is one line, not one a second.
+                    Ok(Err(cause)) if cause.to_string() == last_cause => {
+                        debug!(service, task = name, %cause, "task ended once more");
                     }
                     Ok(Err(cause)) => {
-                        error!(service, task = name, %cause, "task failed; starting it again");
+                        last_cause = cause.to_string();
+                        if cause.is_reported() {
+                            info!(service, task = name, %cause, "task ended; starting it again");
+                        } else {
+                            error!(service, task = name, %cause, "task failed; starting it again");
+                        }
                     }
                     Err(panic) => {
                         error!(service, task = name, %panic, "task panicked; starting it again");
                     }
-                }
-                if began.elapsed() > RECOVERED_AFTER {
-                    pause = PAUSE_MIN;
                 }
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -174,7 +181,7 @@ mod tests {
         let mut last = began;
         while began.elapsed() < Duration::from_hours(1) {
             assert_eq!(starts.recv().await, Some(()));
-            assert!(last.elapsed() <= PAUSE_MAX + PAUSE_MIN, "{:?}", last.elapsed());
+            assert!(last.elapsed() <= Duration::from_millis(1_100), "{:?}", last.elapsed());
             last = tokio::time::Instant::now();
         }
         shutdown.cancel();

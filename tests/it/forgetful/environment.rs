@@ -339,8 +339,10 @@ impl Environment {
         .await;
     }
 
-    pub async fn unmarked(&self) -> usize {
-        self.rows().await.iter().filter(|(_, mark)| mark.is_none()).count()
+    /// How many of these rows have no mark.
+    pub async fn unmarked_of(&self, rows: &[Uuid]) -> usize {
+        let unmarked = self.rows().await.into_iter().filter(|(_, mark)| mark.is_none());
+        unmarked.filter(|(id, _)| rows.contains(id)).count()
     }
 
     pub async fn learned(&self) -> i64 {

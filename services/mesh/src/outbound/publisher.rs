@@ -11,7 +11,7 @@
 mod hand_off;
 mod marks;
 pub(crate) mod missed;
-mod published;
+mod own_stream;
 mod sweeps;
 pub(crate) mod verify;
 
@@ -43,8 +43,8 @@ use crate::{
     store::engine::{Backlog, Engine, Failure, Generation, Mark},
 };
 pub(crate) use hand_off::{HandOff, Handed};
-use published::Published;
-pub(crate) use sweeps::Sweeps;
+use own_stream::OwnStream;
+pub(crate) use sweeps::SweepRequests;
 
 /// Maximum number of messages in flight to the broker.
 const IN_FLIGHT_MAX: usize = 256;
@@ -77,7 +77,7 @@ pub(crate) struct Publisher {
     pub(crate) handed: Arc<Mutex<Handed>>,
     pub(crate) health: Health,
     pub(crate) failpoints: Arc<Failpoints>,
-    pub(crate) sweeps: Sweeps,
+    pub(crate) sweeps: SweepRequests,
     /// Distinguishes this instance from others of the service while outbox and stream are compared.
     pub(crate) instance: uuid::Uuid,
 }
@@ -379,7 +379,7 @@ impl Publisher {
     async fn compare(&self, before: missed::Floors) -> Result<Option<Compared>, Failure> {
         // Whichever instance has begun it: all that is compared is read after it.
         let of = self.engine.store().generation().await?;
-        let stream = Published { link: &self.link, sweeps: &self.sweeps };
+        let stream = OwnStream::new(&self.link, &self.sweeps, &self.health);
         let lost = verify::run(self.engine.store(), &stream, of, self.instance).await?;
         let Some(lost) = lost else { return Ok(None) };
         self.forget_what_others_published().await;
@@ -410,13 +410,9 @@ impl Publisher {
                 run.verified_epoch = Some(epoch);
                 run.verified_at = Instant::now();
                 run.verify_at = run.verified_at + VERIFY_EVERY;
-                self.health.metrics().forgotten(lost as u64);
                 if lost > 0 {
-                    warn!(
-                        service = self.link.service(),
-                        lost,
-                        "the stream has lost messages it had acknowledged; they are published again"
-                    );
+                    let service = self.link.service();
+                    info!(service, lost, "everything that the stream had lost is published again");
                 }
                 self.health.clear_fault(&Part::Comparison);
             }

@@ -198,7 +198,7 @@ async fn strike(
         failures: Default::default(),
         longest_silence_secs: 0.0,
         longest_wait_secs: 0.0,
-        longest_wait: String::new(),
+        longest_waited_for: String::new(),
         drained_secs: report::secs(drained),
         redeliveries,
         ended: run.ended,

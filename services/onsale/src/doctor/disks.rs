@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use mesh::postgres;
 
 use super::{
@@ -67,7 +67,7 @@ fn room(name: &str, used: u64, used_max: u64, disk: Option<Disk>) -> Outcome {
         bail!("{jetstream}, and will soon refuse messages: {more}");
     }
     let on_disk = match disk {
-        Some(disk) => on_disk("its disk", disk)?,
+        Some(disk) => on_disk("its disk", disk).map_err(|why| anyhow!("{jetstream}; {why}"))?,
         None => Checked::Good("its disk is not visible from here".into()),
     };
     Ok(match (percent >= WARN_PERCENT && used_max > 0, on_disk) {
@@ -109,12 +109,14 @@ pub(super) async fn of_databases(config: &Config) -> Outcome {
     let sizes = format!("{count} databases have {}", bytes(total));
     match disk {
         None => Ok(Checked::Good(format!("{sizes}; their disk is not visible from here"))),
-        Some(disk) => Ok(match on_disk("their disk", disk)? {
-            Checked::Warning(disk) => Checked::Warning(format!("{sizes}; {disk}")),
-            Checked::Good(disk) | Checked::Skipped(disk) => {
-                Checked::Good(format!("{sizes}; {disk}"))
-            }
-        }),
+        Some(disk) => {
+            Ok(match on_disk("their disk", disk).map_err(|why| anyhow!("{sizes}; {why}"))? {
+                Checked::Warning(disk) => Checked::Warning(format!("{sizes}; {disk}")),
+                Checked::Good(disk) | Checked::Skipped(disk) => {
+                    Checked::Good(format!("{sizes}; {disk}"))
+                }
+            })
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sweeps: messages without a mark whose lease is over are published, at intervals and on request.
+//! SweepRequests: messages without a mark whose lease is over are published, at intervals and on request.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::failpoint::crash::{Step, reach};
 /// Maximum number of messages in one sweep.
 const SWEEP_MESSAGES_MAX: usize = 128;
 /// How long somebody waits for the sweeps that they asked for.
-const SWEPT_WITHIN: Duration = Duration::from_secs(2);
+const SWEPT_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// Requests of sweeps.
 #[derive(Debug, Default)]
-pub(crate) struct Sweeps {
+pub(crate) struct SweepRequests {
     wanted: Notify,
     /// Notified when a sweep has left nothing behind, or could not take place.
     ended: Notify,
 }
 
-impl Sweeps {
-    /// Has everything that is due now published at once. Returns when all of it was sent, or could
-    /// not be, or takes long.
+impl SweepRequests {
+    /// Has everything published at once that is due now. Returns when it is sent or cannot be, and
+    /// after [`SWEPT_WITHIN`] at the latest.
     pub(super) async fn now(&self) {
         let ended = self.ended.notified();
         self.wanted.notify_one();
@@ -38,7 +38,7 @@ impl Sweeps {
 
 impl Run<'_> {
     /// How many messages a sweep may take: only one while it is unknown whether there is room.
-    fn sweeps(&self) -> usize {
+    fn sweep_messages_max(&self) -> usize {
         match self.hold {
             None => SWEEP_MESSAGES_MAX,
             Some((until, _)) => usize::from(Instant::now() >= until),
@@ -49,7 +49,7 @@ impl Run<'_> {
 impl Publisher {
     /// Publishes messages that have no mark and no lease.
     pub(super) async fn sweep<'a>(&'a self, run: &mut Run<'a>, ticks: &mut tokio::time::Interval) {
-        let most = run.sweeps();
+        let most = run.sweep_messages_max();
         let swept = match self.link.is_connected() && most > 0 {
             true => self.sweep_up_to(run, most).await,
             false => 0,

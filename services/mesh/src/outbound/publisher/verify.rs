@@ -15,10 +15,9 @@
 //! below it: what was published since the loss agrees too. A stream that is lost once more before a
 //! walk has ended has rows of the stream between, however many agree in a row above them.
 //!
-//! Then the messages that were emitted last come first, and are published again before the rest is
-//! compared. Sagas under way wait for them, and a walk through a long history takes minutes. The
-//! history follows page by page, no faster than it is taken in, so that new events do not wait
-//! behind it.
+//! When everything is compared, the newest messages are compared and published first: sagas under
+//! way wait for them. The history follows page by page. While consumers are far behind, each page
+//! waits for up to a second, so that new events do not wait behind the whole history.
 //!
 //! The position moves after the walk, in the database, so a walk that dies is repeated. It moves
 //! only if the stream stayed the same one throughout. One instance at a time compares; a lease says
@@ -41,12 +40,12 @@ pub(super) const LEASE: Duration = Duration::from_secs(3);
 const PAGE: usize = 500;
 /// Rows that claim one sequence and are checked together.
 const TIES: usize = 32;
-/// Messages that are published again before the history is.
+/// The newest messages, which are compared before the history is.
 const LATEST: usize = 2_000;
-/// Messages of the stream between two rows that are read with them.
+/// Sequences between two of them up to which both are read at once.
 const APART: u64 = 16;
 
-/// The stream that an outbox is compared with.
+/// The stream that an outbox is compared with and that lost messages are published to.
 pub(crate) trait Stream: Sync {
     /// The number of the current connection to the broker.
     fn epoch(&self) -> u64;
@@ -61,9 +60,9 @@ pub(crate) trait Stream: Sync {
         to: u64,
     ) -> impl Future<Output = Result<HashMap<u64, Place>, BrokerError>> + Send;
 
-    /// Has the messages published that have just lost their marks, and waits until another page of
-    /// them can follow.
-    fn publish_lost(&self) -> impl Future<Output = ()> + Send {
+    /// Has as many messages published as have just lost their marks, and waits for a moment while its
+    /// consumers are far behind.
+    fn publish_lost(&self, _lost: usize) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 }
@@ -80,19 +79,16 @@ pub(crate) async fn run<S: Stream>(
     let epoch = link.epoch();
     let stream = link.state().await?;
     let verified = outbox.verified().await?;
-    let mut walk = Walk { outbox, link, stream, instance, is_another: false };
+    let mut walk = Walk { outbox, link, epoch, stream, instance, is_another: false };
     walk.is_another = walk.is_another().await?;
     let base = match verified {
         Some(place) if !walk.is_another && walk.agrees(place).await? => Some(place),
         _ => None,
     };
-    let latest = if base.is_none() { walk.latest().await? } else { 0 };
-    let (place, lost) = walk.up(base).await?;
-    // A stream that was rolled back or created again during the walk was compared in two states.
-    let now = link.state().await?;
-    if link.epoch() != epoch || !now.continues(&walk.stream) {
-        return Err(Failure::Unavailable("the stream changed during the comparison".into()));
-    }
+    // What shows that the stream is another one must keep its mark until all below it is compared.
+    let latest = if base.is_none() && !walk.is_another { walk.compare_latest().await? } else { 0 };
+    let (place, lost) = walk.compare_above(base).await?;
+    walk.is_of_one_stream().await?;
     let counts = place == verified || outbox.set_verified(place, of).await?;
     Ok(counts.then_some(latest + lost))
 }
@@ -100,6 +96,8 @@ pub(crate) async fn run<S: Stream>(
 struct Walk<'a, S> {
     outbox: &'a dyn Outbox,
     link: &'a S,
+    /// The connection, and the stream as it was at the beginning.
+    epoch: u64,
     stream: StreamState,
     instance: Uuid,
     /// Whether the stream is not the one that was published to.
@@ -131,26 +129,28 @@ impl<S: Stream> Walk<'_, S> {
         Ok(self.places(sequence, sequence).await?.get(&sequence) == Some(&place))
     }
 
-    /// Compares the messages that were emitted last, before everything is compared. Returns how many
-    /// were lost. Sagas wait for these. The history is long, nobody waits for it, and another loss
-    /// begins it anew.
-    async fn latest(&self) -> Result<usize, Failure> {
+    /// Compares the newest messages, and has the lost ones published, the newest first. Returns how
+    /// many they were. Sagas under way wait for them, and nobody waits for the history.
+    async fn compare_latest(&self) -> Result<usize, Failure> {
         let mut latest = self.outbox.latest_marks(LATEST).await?;
+        // Read after the marks, so what is marked above its end is not there.
+        let end = self.link.state().await?.last_sequence;
         latest.sort_unstable_by_key(|mark| (mark.sequence, mark.id));
-        let mut lost = 0;
-        for marks in latest.chunk_by(|one, next| next.sequence - one.sequence <= APART) {
-            lost += self.compare(marks).await?.1;
+        let (within, above) = latest.split_at(latest.partition_point(|mark| mark.sequence <= end));
+        let mut lost: Vec<Mark> = above.iter().copied().filter(|it| !self.is_too_old(it)).collect();
+        for marks in within.chunk_by(|one, next| next.sequence - one.sequence <= APART) {
+            lost.extend(self.compare(marks).await?.1);
         }
-        self.keep_lease().await?;
-        if lost > 0 {
-            self.link.publish_lost().await;
+        lost.sort_unstable_by_key(|mark| std::cmp::Reverse(mark.id));
+        for page in lost.chunks(PAGE) {
+            self.publish_again(page).await?;
         }
-        Ok(lost)
+        Ok(lost.len())
     }
 
-    /// Compares every marked row above a position. Returns the last that agrees, and how many were
-    /// lost.
-    async fn up(&self, base: Option<Place>) -> Result<(Option<Place>, usize), Failure> {
+    /// Compares every marked row above a position, and has the lost ones published. Returns the last
+    /// row that agrees, and how many were lost.
+    async fn compare_above(&self, base: Option<Place>) -> Result<(Option<Place>, usize), Failure> {
         let (mut place, mut count) = (base, 0);
         // There may be another row with the same sequence as the one that agrees.
         let mut from = base.map_or(0, |base| base.mark.sequence.saturating_sub(1));
@@ -159,12 +159,11 @@ impl<S: Stream> Walk<'_, S> {
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
             let (found, lost) = self.compare(&page).await?;
             place = found.or(place);
-            count += lost;
-            if page.len() == PAGE {
+            count += lost.len();
+            if !lost.is_empty() {
+                self.publish_again(&lost).await?;
+            } else if page.len() == PAGE {
                 self.keep_lease().await?;
-                if lost > 0 {
-                    self.link.publish_lost().await;
-                }
             }
             // A page never ends between rows that claim the same sequence.
             let is_full = page.len() == PAGE && first.sequence < last.sequence;
@@ -173,12 +172,14 @@ impl<S: Stream> Walk<'_, S> {
         Ok((place, count))
     }
 
-    /// Compares rows, in the order of their sequences, and clears the marks of the lost ones. Returns
-    /// the last place that agrees, and how many were lost.
-    async fn compare(&self, marks: &[Mark]) -> Result<(Option<Place>, usize), Failure> {
-        let (Some(first), Some(last)) = (marks.first(), marks.last()) else { return Ok((None, 0)) };
-        let there = self.places(first.sequence, last.sequence).await?;
+    /// Compares rows, in the order of their sequences. Returns the last place that agrees, and the
+    /// rows that were lost.
+    async fn compare(&self, marks: &[Mark]) -> Result<(Option<Place>, Vec<Mark>), Failure> {
         let (mut place, mut lost) = (None, Vec::new());
+        let (Some(first), Some(last)) = (marks.first(), marks.last()) else {
+            return Ok((place, lost));
+        };
+        let there = self.places(first.sequence, last.sequence).await?;
         for mark in marks {
             let found = there.get(&mark.sequence).filter(|place| place.mark == *mark);
             if found.is_some() {
@@ -187,10 +188,28 @@ impl<S: Stream> Walk<'_, S> {
                 lost.push(*mark);
             }
         }
-        if !lost.is_empty() {
-            self.outbox.unmark(&lost).await?;
+        Ok((place, lost))
+    }
+
+    /// Clears the marks of lost messages and has them published. Fails when the stream was lost once
+    /// more meanwhile: the rest of this walk would be in vain, and the next one begins with what is
+    /// newest.
+    async fn publish_again(&self, lost: &[Mark]) -> Result<(), Failure> {
+        self.outbox.unmark(lost).await?;
+        self.keep_lease().await?;
+        self.link.publish_lost(lost.len()).await;
+        self.keep_lease().await?;
+        self.is_of_one_stream().await
+    }
+
+    /// Fails when the stream was rolled back or created again during the walk: then it was compared
+    /// in two states.
+    async fn is_of_one_stream(&self) -> Result<(), Failure> {
+        let now = self.link.state().await?;
+        if self.link.epoch() != self.epoch || !now.continues(&self.stream) {
+            return Err(Failure::Unavailable("the stream changed during the comparison".into()));
         }
-        Ok((place, lost.len()))
+        Ok(())
     }
 
     /// Prolongs the lease. One that was lost meanwhile is no reason to stop: it only saves work.

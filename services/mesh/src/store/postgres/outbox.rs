@@ -24,6 +24,8 @@ pub(crate) const PUT_OFF_SECS: f64 = 1.0;
 pub(crate) const PUT_OFF_SECS_MAX: f64 = 60.0;
 /// Messages of a gap that lose their marks in one statement.
 const GAP_MESSAGES_MAX: i64 = 5_000;
+/// The newest messages, among which the latest published ones are looked for.
+const NEWEST_MESSAGES_MAX: i64 = 100_000;
 /// Messages counted of a backlog at most.
 const BACKLOG_MESSAGES_MAX: i64 = 10_000;
 
@@ -194,9 +196,12 @@ impl Outbox for Database {
 
     async fn latest_marks(&self, most: usize) -> Result<Vec<Mark>, Failure> {
         self.answer(ANSWER_TIMEOUT, async {
-            let statement = "select id, stream_seq from mesh.outbox
+            // After a long outage the newest rows are many that are not published yet.
+            let statement = "select id, stream_seq
+                 from (select id, stream_seq from mesh.outbox order by id desc limit $2) as newest
                  where stream_seq is not null order by id desc limit $1";
-            let rows = sqlx::query_as(statement).bind(most as i64).fetch_all(&self.pool).await?;
+            let rows = sqlx::query_as(statement).bind(most as i64).bind(NEWEST_MESSAGES_MAX);
+            let rows = rows.fetch_all(&self.pool).await?;
             Ok(rows.into_iter().map(mark).collect())
         })
         .await

@@ -62,7 +62,7 @@ pub struct ChaosReport {
     /// The longest time that a client waited for the end of a payment, in seconds.
     pub longest_wait_secs: f64,
     /// That payment, its end, and when it was requested, in seconds since the start.
-    pub longest_wait: String,
+    pub longest_waited_for: String,
     /// From the end of the load until nothing was in flight, in seconds.
     pub drained_secs: f64,
     /// Messages that came again, as far as processes that still run know.
@@ -89,7 +89,7 @@ impl ChaosReport {
             self.longest_wait_secs = secs(end.waited());
             let (payment, state) = (end.payment, end.state);
             let at = secs(end.asked_at.saturating_duration_since(began));
-            self.longest_wait = format!("{payment}, {state:?}, requested at {at:.0} s");
+            self.longest_waited_for = format!("{payment}, {state:?}, requested at {at:.0} s");
         }
         self.strange = answers.strange.clone();
         for end in &answers.ends {
@@ -204,7 +204,7 @@ impl ChaosReport {
             ("of them in faults that clients need not notice", noticed.to_string()),
             ("longest time without a payment's end", format!("{:.1} s", self.longest_silence_secs)),
             ("longest wait of a client", format!("{:.1} s", self.longest_wait_secs)),
-            ("of payment", self.longest_wait.clone()),
+            ("the payment that it waited for", self.longest_waited_for.clone()),
             ("slowest first event after a start", format!("{longest_first:.1} s")),
             ("drained after the load", format!("{:.1} s", self.drained_secs)),
             ("messages that came again", self.redeliveries.to_string()),
