@@ -183,9 +183,10 @@ async fn strike(
     }
     let lasted = began.elapsed();
     say("the faults are over; everybody finishes");
+    let over = Instant::now();
     load.finish().await;
     let redeliveries = processes.repeats().await;
-    let (databases, drained) = rest(&history, env).await?;
+    let (databases, published) = rest(&history, env, over).await?;
     say("comparing what clients were answered with databases, streams and the auditor");
     let answers = std::mem::take(&mut *history.answers());
     let verdict = Verdict::of(&answers, &env.config, &databases).await?;
@@ -199,14 +200,15 @@ async fn strike(
         longest_silence_secs: 0.0,
         longest_wait_secs: 0.0,
         longest_waited_for: String::new(),
-        drained_secs: report::secs(drained),
+        drained_secs: 0.0,
+        published_secs: report::secs(published),
         redeliveries,
         ended: run.ended,
         strange: Default::default(),
         verdict,
         ends_per_second: Vec::new(),
     };
-    report.add(&answers, history.began());
+    report.add(&answers, history.began(), over);
     Ok(report)
 }
 
@@ -309,9 +311,12 @@ async fn wait_for_a_sale(history: &History, since: Instant) -> Result<Duration> 
     Ok(asked.elapsed())
 }
 
-/// Waits until nothing is in flight; how long that took beyond the time of the last hold.
-async fn rest(history: &History, env: &Environment) -> Result<(Databases, Duration)> {
-    let began = Instant::now();
+/// Waits until nothing is in flight; how long that took since `began`.
+async fn rest(
+    history: &History,
+    env: &Environment,
+    began: Instant,
+) -> Result<(Databases, Duration)> {
     let databases = Databases::open(&env.config).await?;
     let schedules: Vec<Uuid> = history.answers().schedules.iter().map(|one| one.0).collect();
     let mut drained = None;

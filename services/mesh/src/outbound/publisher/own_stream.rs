@@ -31,6 +31,9 @@ const UNTAKEN_MAX: u64 = 500;
 const TAKEN_IN_WITHIN: Duration = Duration::from_secs(1);
 /// How often it is looked meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A consumer that has taken in nothing for so long is not awaited. One that has just lost its
+/// stream takes some seconds to begin.
+const STILL_AFTER: Duration = Duration::from_secs(5);
 
 /// The stream of this service during one comparison.
 pub(super) struct OwnStream<'a> {
@@ -39,14 +42,22 @@ pub(super) struct OwnStream<'a> {
     health: &'a Health,
     /// Whether the comparison has reported a loss.
     is_reported: AtomicBool,
-    /// Consumers that took nothing in while they were awaited, and their positions. They are not
-    /// awaited again before they move.
-    still: Mutex<HashMap<String, u64>>,
+    /// How far consumers were at the last look.
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+/// A consumer at the last look.
+#[derive(Clone, Copy)]
+struct Seen {
+    floor: u64,
+    lag: u64,
+    /// When it was seen to have taken something in.
+    moved_at: Instant,
 }
 
 impl<'a> OwnStream<'a> {
     pub(super) fn new(link: &'a Link, sweeps: &'a SweepRequests, health: &'a Health) -> Self {
-        Self { link, sweeps, health, is_reported: AtomicBool::new(false), still: Mutex::default() }
+        Self { link, sweeps, health, is_reported: AtomicBool::new(false), seen: Mutex::default() }
     }
 }
 
@@ -82,32 +93,26 @@ impl OwnStream<'_> {
     /// Waits while a consumer is far behind, for [`TAKEN_IN_WITHIN`] at most.
     async fn until_taken_in(&self) {
         let (stream, until) = (stream_of(self.link.service()), Instant::now() + TAKEN_IN_WITHIN);
-        let mut first: HashMap<String, (u64, u64)> = HashMap::new();
         // The walk notices by itself when the broker does not answer.
         while let Ok(consumers) = self.link.consumers(&stream).await {
-            let behind: Vec<_> = consumers.iter().filter(|one| self.is_awaited(one)).collect();
-            if behind.is_empty() {
-                return;
-            }
-            for one in &behind {
-                let (floor, lag) = *first.entry(one.name.clone()).or_insert((one.floor, one.lag));
-                let has_moved = one.floor > floor || one.lag < lag;
-                if Instant::now() >= until && !has_moved {
-                    self.still().insert(one.name.clone(), floor);
-                }
-            }
-            if Instant::now() >= until {
+            let now = Instant::now();
+            // Each of them is looked at, also behind the first that is awaited.
+            let awaited = consumers.iter().filter(|one| self.is_awaited(one, now)).count();
+            if awaited == 0 || now >= until {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    fn is_awaited(&self, consumer: &ConsumerState) -> bool {
-        consumer.lag > UNTAKEN_MAX && self.still().get(&consumer.name) != Some(&consumer.floor)
-    }
-
-    fn still(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
-        self.still.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a consumer is far behind and takes something in.
+    fn is_awaited(&self, consumer: &ConsumerState, now: Instant) -> bool {
+        let ConsumerState { floor, lag, .. } = *consumer;
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = Seen { floor, lag, moved_at: now };
+        let seen = all.entry(consumer.name.clone()).or_insert(new);
+        let has_moved = floor > seen.floor || lag < seen.lag;
+        *seen = Seen { moved_at: if has_moved { now } else { seen.moved_at }, ..new };
+        lag > UNTAKEN_MAX && now - seen.moved_at < STILL_AFTER
     }
 }

@@ -63,8 +63,10 @@ pub struct ChaosReport {
     pub longest_wait_secs: f64,
     /// That payment, its end, and when it was requested, in seconds since the start.
     pub longest_waited_for: String,
-    /// From the end of the load until nothing was in flight, in seconds.
+    /// From the end of the faults until the last payment had its end, in seconds.
     pub drained_secs: f64,
+    /// From the end of the faults until everything that the broker had lost was published again.
+    pub published_secs: f64,
     /// Messages that came again, as far as processes that still run know.
     pub redeliveries: u64,
     /// Processes that ended by themselves.
@@ -79,7 +81,9 @@ pub struct ChaosReport {
 
 impl ChaosReport {
     /// Takes over what clients were answered.
-    pub(super) fn add(&mut self, answers: &Answers, began: Instant) {
+    pub(super) fn add(&mut self, answers: &Answers, began: Instant, over: Instant) {
+        let last = answers.ends.iter().map(|end| end.ended_at).max();
+        self.drained_secs = last.map_or(0.0, |last| secs(last.saturating_duration_since(over)));
         self.payments_ended = answers.ends.len();
         for failure in &answers.failures {
             *self.failures.entry(failure.why.clone()).or_default() += 1;
@@ -206,7 +210,8 @@ impl ChaosReport {
             ("longest wait of a client", format!("{:.1} s", self.longest_wait_secs)),
             ("the payment that it waited for", self.longest_waited_for.clone()),
             ("slowest first event after a start", format!("{longest_first:.1} s")),
-            ("drained after the load", format!("{:.1} s", self.drained_secs)),
+            ("last end of a payment after the faults", format!("{:.1} s", self.drained_secs)),
+            ("everything published after the faults", format!("{:.1} s", self.published_secs)),
             ("messages that came again", self.redeliveries.to_string()),
             ("events audited", self.verdict.events.to_string()),
         ];
