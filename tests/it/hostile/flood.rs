@@ -144,8 +144,9 @@ fn large_heads_are_refused_and_cost_no_more_than_their_limit() {
         ];
         for head in heads {
             let mut client = gateway.connect().await;
+            // The client keeps its half open: to the gateway, one that closes it has gone away.
+            let head = head.replacen("host: x", "connection: close\r\nhost: x", 1);
             let _ = client.write_all(head.as_bytes()).await;
-            let _ = client.shutdown().await;
             let answer = last_words(&mut client, SOON).await;
             let what = format!("{} bytes: {answer}", head.len());
             let (status, code) = match head.contains("nnnn") {

@@ -12,6 +12,7 @@ mod hand_off;
 mod marks;
 pub(crate) mod missed;
 mod own_stream;
+mod sweep_requests;
 mod sweeps;
 pub(crate) mod verify;
 
@@ -44,7 +45,7 @@ use crate::{
 };
 pub(crate) use hand_off::{HandOff, Handed};
 use own_stream::OwnStream;
-pub(crate) use sweeps::SweepRequests;
+pub(crate) use sweep_requests::SweepRequests;
 
 /// Maximum number of messages in flight to the broker.
 const IN_FLIGHT_MAX: usize = 256;

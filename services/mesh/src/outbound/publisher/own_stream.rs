@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{SweepRequests, verify};
+use super::{sweep_requests::SweepRequests, verify};
 use crate::{
     Link,
     health::{Health, Part},

@@ -1,8 +1,6 @@
 //! SweepRequests: messages without a mark whose lease is over are published, at intervals and on request.
 
-use std::time::Duration;
-
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Publisher, Run};
@@ -10,31 +8,6 @@ use crate::failpoint::crash::{Step, reach};
 
 /// Maximum number of messages in one sweep.
 const SWEEP_MESSAGES_MAX: usize = 128;
-/// How long somebody waits for the sweeps that they asked for.
-const SWEPT_WITHIN: Duration = Duration::from_millis(1_500);
-
-/// Requests of sweeps.
-#[derive(Debug, Default)]
-pub(crate) struct SweepRequests {
-    wanted: Notify,
-    /// Notified when a sweep has left nothing behind, or could not take place.
-    ended: Notify,
-}
-
-impl SweepRequests {
-    /// Has everything published at once that is due now. Returns when it is sent or cannot be, and
-    /// after [`SWEPT_WITHIN`] at the latest.
-    pub(super) async fn now(&self) {
-        let ended = self.ended.notified();
-        self.wanted.notify_one();
-        let _ = tokio::time::timeout(SWEPT_WITHIN, ended).await;
-    }
-
-    /// Waits until a sweep is asked for.
-    pub(super) async fn wanted(&self) {
-        self.wanted.notified().await;
-    }
-}
 
 impl Run<'_> {
     /// How many messages a sweep may take: only one while it is unknown whether there is room.
@@ -58,7 +31,7 @@ impl Publisher {
             // There may be more.
             ticks.reset_immediately();
         } else {
-            self.sweeps.ended.notify_waiters();
+            self.sweeps.end();
         }
     }
 
