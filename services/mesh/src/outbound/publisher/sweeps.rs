@@ -1,4 +1,4 @@
-//! SweepRequests: messages without a mark whose lease is over are published, at intervals and on request.
+//! Sweeps: messages without a mark whose lease is over are published, at intervals and on request.
 
 use tokio::time::Instant;
 use tracing::warn;
